@@ -1,0 +1,23 @@
+"""Optimizers: families, candidates and the optimizer that interleaves them. Knows torch only."""
+
+from .candidates import Candidate, format_candidates, make_candidate, parse_candidates
+from .families import Family, get_family, list_families, register_family
+from .interleaved import InterleavedOptimizer
+from .presets import PRESETS
+from .snapshot import ParameterAverage, Snapshot, trainable_tensors
+
+__all__ = [
+    "PRESETS",
+    "Candidate",
+    "Family",
+    "InterleavedOptimizer",
+    "ParameterAverage",
+    "Snapshot",
+    "format_candidates",
+    "get_family",
+    "list_families",
+    "make_candidate",
+    "parse_candidates",
+    "register_family",
+    "trainable_tensors",
+]

@@ -1,0 +1,122 @@
+"""Optimizer families: the types *o* that candidates are settings of (`o ∈ O` in the paper)."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Family:
+    """
+    An optimizer type with the arguments that define it.
+
+    Args:
+        name (`str`):
+            Name used in candidate lists, logs and state dicts. Lower case letters, digits and underscores.
+        optimizer_class (`type[torch.optim.Optimizer]`):
+            Class of the torch optimizer that makes the steps.
+        defaults (`Mapping[str, Any]`, *optional*):
+            Constructor arguments that hold for every candidate of the family unless the candidate sets them.
+        fixed (`Mapping[str, Any]`, *optional*):
+            Constructor arguments that a candidate cannot set, because they make the family what it is.
+    """
+
+    name: str
+    optimizer_class: type[torch.optim.Optimizer]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def hyperparameters(self) -> tuple[str, ...]:
+        """Names that a candidate of this family may set."""
+        parameters = inspect.signature(self.optimizer_class.__init__).parameters
+        return tuple(
+            name
+            for name, parameter in parameters.items()
+            if name not in ("self", "params", *self.fixed)
+            and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        )
+
+    def build(self, params: Iterable[Any], settings: Mapping[str, Any]) -> torch.optim.Optimizer:
+        """Construct the torch optimizer over `params` with the family's arguments and a candidate's `settings`."""
+        return self.optimizer_class(params, **{**self.defaults, **settings, **self.fixed})
+
+
+_FAMILIES: dict[str, Family] = {
+    family.name: family
+    for family in (
+        Family("sgd", torch.optim.SGD, fixed={"momentum": 0.0, "nesterov": False}),
+        Family("sgdm", torch.optim.SGD, defaults={"momentum": 0.9}, fixed={"nesterov": False}),
+        Family("nag", torch.optim.SGD, defaults={"momentum": 0.9}, fixed={"nesterov": True}),
+        Family("asgd", torch.optim.ASGD),
+        Family("adagrad", torch.optim.Adagrad),
+        Family("rmsprop", torch.optim.RMSprop),
+        Family("adam", torch.optim.Adam),
+        Family("adamw", torch.optim.AdamW),
+        Family("adamax", torch.optim.Adamax),
+        Family("nadam", torch.optim.NAdam),
+        Family("radam", torch.optim.RAdam),
+    )
+}
+
+
+def register_family(
+    name: str, optimizer_class: type[torch.optim.Optimizer], defaults: Mapping[str, Any] | None = None
+) -> Family:
+    """
+    Make an optimizer class available in candidate lists.
+
+    Args:
+        name (`str`): Name to use in candidate lists. Registering the same name and class again is allowed.
+        optimizer_class (`type[torch.optim.Optimizer]`): Any optimizer that steps without a closure.
+        defaults (`Mapping[str, Any]`, *optional*): Constructor arguments shared by the family's candidates.
+
+    Raises:
+        ValueError: `name` is malformed or taken by another class.
+        TypeError: `optimizer_class` is not a `torch.optim.Optimizer` class.
+
+    Example:
+
+    ```python
+    register_family("lion", Lion, defaults={"betas": (0.9, 0.99)})
+    args = IOMTTrainingArguments(..., iomt_candidates="lion:lr=1e-4|3e-5; adamw:lr=1e-3")
+    ```
+    """
+    if not name.isidentifier() or name != name.lower():
+        raise ValueError(
+            f"A family's name must be lower-case letters, digits and underscores, not starting with a digit, "
+            f"but got {name!r}."
+        )
+    if not (isinstance(optimizer_class, type) and issubclass(optimizer_class, torch.optim.Optimizer)):
+        raise TypeError(f"`optimizer_class` must be a subclass of torch.optim.Optimizer, but got {optimizer_class!r}.")
+    known = _FAMILIES.get(name)
+    if known is not None and known.optimizer_class is not optimizer_class:
+        raise ValueError(
+            f"The family {name!r} is already registered with {known.optimizer_class.__name__}. Choose another name."
+        )
+    family = Family(name, optimizer_class, defaults=dict(defaults or {}))
+    _FAMILIES[name] = family
+    return family
+
+
+def list_families() -> tuple[str, ...]:
+    """Names of the registered families, in the order of registration."""
+    return tuple(_FAMILIES)
+
+
+def get_family(name: str) -> Family:
+    """
+    Look up a registered family.
+
+    Raises:
+        KeyError: There is no family of that name.
+    """
+    try:
+        return _FAMILIES[name]
+    except KeyError:
+        raise KeyError(f"Unknown optimizer family {name!r}. Known families: {', '.join(_FAMILIES)}.") from None

@@ -1,0 +1,297 @@
+"""One torch optimizer that holds an inner optimizer per family and steps with the active candidate."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, cast
+
+import torch
+
+from .candidates import Candidate, parse_candidates
+from .families import Family, get_family
+
+# Separates a family from the name of its slot or group entry in a state dict: "adam/exp_avg".
+_SEPARATOR = "/"
+
+
+class InterleavedOptimizer(torch.optim.Optimizer):
+    """
+    Interleaves candidates over one set of parameters.
+
+    There is one inner torch optimizer per family, built when the family is first used; a candidate's hyperparameters
+    λ are written into it when the candidate becomes active. So 15 candidates of 5 families need 5 sets of state.
+
+    `param_groups` name every parameter once. Their `lr` is a multiplier, 1 unless a group asks for another: the
+    learning rate of a step is the candidate's lr times the group's `lr`, and learning rate schedulers act on the
+    multiplier. A group's `weight_decay` holds for candidates that do not set their own; a group with `decay=False`
+    is never decayed.
+
+    Args:
+        params (`Iterable`):
+            Parameters or parameter groups, as for any torch optimizer.
+        candidates (`str` or `Sequence[Candidate]`):
+            What can be activated; the first is active at the start.
+        idle_state (`str`, *optional*, defaults to `"keep"`):
+            What happens to a family's state (moments, counters) when another family takes over: `"keep"` or `"reset"`.
+            Optimizers that keep an iterate of their own, such as schedule-free ones, are always reset.
+        find_family (`Callable`, *optional*):
+            Look-up of a family by name.
+
+    Attributes:
+        ignore_schedule (`bool`): While true, schedulers have no effect: the groups' initial multipliers hold.
+        last_learning_rate (`float`): Learning rate that the last step used in the first parameter group.
+
+    Raises:
+        ValueError: The candidate list is empty or unreadable, or `idle_state` is unknown.
+
+    Example:
+
+    ```python
+    optimizer = InterleavedOptimizer(model.parameters(), "sgdm:lr=0.1; adam:lr=0.001")
+    optimizer.activate(1)
+    ```
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        candidates: str | Sequence[Candidate],
+        idle_state: Literal["keep", "reset"] = "keep",
+        find_family: Callable[[str], Family] = get_family,
+    ) -> None:
+        if isinstance(candidates, str):
+            candidates = parse_candidates(candidates, find_family)
+        if not candidates:
+            raise ValueError("`candidates` is empty: give at least one.")
+        if idle_state not in ("keep", "reset"):
+            raise ValueError(f"`idle_state` must be 'keep' or 'reset', but got {idle_state!r}.")
+        self.candidates: tuple[Candidate, ...] = tuple(candidates)
+        self.idle_state = idle_state
+        self.ignore_schedule = False
+        self.last_learning_rate = 0.0
+        self._families = {candidate.family: find_family(candidate.family) for candidate in self.candidates}
+        self._inner: dict[str, torch.optim.Optimizer] = {}
+        self._active = 0
+        super().__init__(params, {"lr": 1.0, "weight_decay": 0.0, "decay": True, "candidate": self.active.name})
+
+    @property
+    def active(self) -> Candidate:
+        """The candidate that the next step uses."""
+        return self.candidates[self._active]
+
+    @property
+    def active_index(self) -> int:
+        """Position of the active candidate in `candidates`."""
+        return self._active
+
+    @property
+    def learning_rate(self) -> float:
+        """Learning rate that the next step uses in the first parameter group."""
+        return self.active.learning_rate * self._multiplier(self.param_groups[0])
+
+    def activate(self, index: int) -> None:
+        """Make `candidates[index]` the one that steps from now on."""
+        if not 0 <= index < len(self.candidates):
+            raise IndexError(f"`0 <= index < {len(self.candidates)}` must hold, but got index={index}.")
+        previous, family = self.active.family, self.candidates[index].family
+        self._active = index
+        for group in self.param_groups:
+            group["candidate"] = self.active.name
+        if previous == family:
+            return
+        idle = self._inner.get(previous)
+        if idle is not None and callable(getattr(idle, "eval", None)):
+            idle.eval()  # type: ignore[attr-defined]
+            del self._inner[previous]
+        elif self.idle_state == "reset":
+            self.reset_family(previous)
+
+    def reset_family(self, family: str) -> None:
+        """Forget the state of a family; it starts afresh when it is next used."""
+        self._inner.pop(family, None)
+
+    def family_state(self, family: str) -> dict[str, Any] | None:
+        """
+        Copy a family's state.
+
+        Returns:
+            `dict` with `"state"` (slots by parameter) and `"groups"` (entries of the inner groups without the
+            parameters), or `None` where the family has not been used.
+        """
+        inner = self._inner.get(family)
+        if inner is None:
+            return None
+        # Parameters are keys here, and deepcopy would copy them.
+        return {
+            "state": {parameter: _clone(slots) for parameter, slots in inner.state.items()},
+            "groups": [
+                _clone({key: value for key, value in group.items() if key != "params"}) for group in inner.param_groups
+            ],
+        }
+
+    def restore_family(self, family: str, state: Mapping[str, Any] | None) -> None:
+        """Put back what `family_state` returned."""
+        self.reset_family(family)
+        if state is None:
+            return
+        inner = self._family_optimizer(family)
+        inner.state = defaultdict(dict, {parameter: _clone(slots) for parameter, slots in state["state"].items()})
+        for group, saved in zip(inner.param_groups, state["groups"], strict=True):
+            group.update(_clone(saved))
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Make one step with the active candidate."""
+        self.last_learning_rate = self.learning_rate
+        return cast("float | None", self._family_optimizer(self.active.family, synchronise=True).step(closure))
+
+    def train(self) -> None:
+        """Put the active family in training mode where it has one (schedule-free optimizers)."""
+        self._set_mode("train")
+
+    def eval(self) -> None:
+        """Put the active family in evaluation mode where it has one (schedule-free optimizers)."""
+        self._set_mode("eval")
+
+    @property
+    def state(self) -> defaultdict[torch.Tensor, dict[str, Any]]:  # type: ignore[override]
+        """All families' slots by parameter, under names such as `adam/exp_avg`. A view made anew at each access."""
+        merged: defaultdict[torch.Tensor, dict[str, Any]] = defaultdict(dict)
+        for family, inner in self._inner.items():
+            for parameter, slots in inner.state.items():
+                merged[parameter].update({f"{family}{_SEPARATOR}{slot}": value for slot, value in slots.items()})
+        return merged
+
+    @state.setter
+    def state(self, value: Mapping[Any, Any]) -> None:
+        # The base class assigns an empty mapping in its constructor.
+        if value:
+            raise AttributeError("Set the state of an InterleavedOptimizer through load_state_dict.")
+
+    def state_dict(self) -> dict[str, Any]:
+        """
+        The standard torch layout: `state` by parameter number and `param_groups`.
+
+        Slots are named `family/slot`; entries of the inner groups (counters that some optimizers keep there) are
+        named `family/entry` in the groups.
+        """
+        packed = super().state_dict()
+        for family, inner in self._inner.items():
+            for target, group in zip(packed["param_groups"], inner.param_groups, strict=True):
+                target.update({f"{family}{_SEPARATOR}{key}": value for key, value in group.items() if key != "params"})
+        return packed
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """
+        Restore what `state_dict` returned.
+
+        Raises:
+            ValueError: The state was not saved by an [`InterleavedOptimizer`], or names a candidate or family that
+                this one does not have, or the parameter groups differ.
+        """
+        groups = state_dict["param_groups"]
+        if not groups or "candidate" not in groups[0]:
+            raise ValueError(
+                "This state dict was not saved by an InterleavedOptimizer: its groups name no candidate. "
+                "Resume with the trainer that wrote it, or start without the optimizer state."
+            )
+        names = [candidate.name for candidate in self.candidates]
+        if groups[0]["candidate"] not in names:
+            raise ValueError(
+                f"The state was saved with the candidate {groups[0]['candidate']!r} active, which is not among the "
+                f"candidates of this optimizer: {'; '.join(names)}. Use the candidate list it was saved with."
+            )
+        saved = {slot.partition(_SEPARATOR)[0] for slots in state_dict["state"].values() for slot in slots}
+        saved |= {key.partition(_SEPARATOR)[0] for key in groups[0] if _SEPARATOR in key}
+        unknown = sorted(saved - set(self._families))
+        if unknown:
+            raise ValueError(
+                f"The state holds the families {', '.join(unknown)}, but this optimizer has only "
+                f"{', '.join(self._families)}. Use the candidate list it was saved with."
+            )
+        outer = [{key: value for key, value in group.items() if _SEPARATOR not in key} for group in groups]
+        super().load_state_dict({"state": {}, "param_groups": outer})
+        self._active = names.index(groups[0]["candidate"])
+        self._inner.clear()
+        for family in self._families:
+            if family in saved:
+                # The family's own class knows how to cast its slots (a step counter stays where it is, say).
+                self._family_optimizer(family).load_state_dict(_extract(state_dict, family))
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = (
+            "candidates",
+            "idle_state",
+            "ignore_schedule",
+            "last_learning_rate",
+            "_families",
+            "_inner",
+            "_active",
+        )
+        return {
+            "defaults": self.defaults,
+            "param_groups": self.param_groups,
+            **{name: self.__dict__[name] for name in kept},
+        }
+
+    def _multiplier(self, group: Mapping[str, Any]) -> float:
+        return float(group.get("initial_lr", group["lr"]) if self.ignore_schedule else group["lr"])
+
+    def _family_optimizer(self, family: str, synchronise: bool = False) -> torch.optim.Optimizer:
+        """The inner optimizer of a family, with the outer groups' parameters and, on request, hyperparameters."""
+        known = self._families[family]
+        inner = self._inner.get(family)
+        settings = self.active.settings if self.active.family == family else self._first(family).settings
+        if inner is None:
+            inner = known.build([{"params": group["params"]} for group in self.param_groups], settings)
+            self._inner[family] = inner
+            synchronise = True
+        for group in self.param_groups[len(inner.param_groups) :]:
+            inner.add_param_group({"params": group["params"]})
+        if synchronise:
+            # At every step, because schedulers, `accelerator.prepare` and sharding replace entries, lists and whole
+            # dictionaries of the outer groups at any time.
+            settings = {**known.defaults, **settings, **known.fixed}
+            for outer, group in zip(self.param_groups, inner.param_groups, strict=True):
+                group["params"] = outer["params"]
+                group.update(settings)
+                group["lr"] = settings["lr"] * self._multiplier(outer)
+                if "weight_decay" in group:
+                    own = settings.get("weight_decay", outer["weight_decay"])
+                    group["weight_decay"] = own if outer["decay"] else 0.0
+        return inner
+
+    def _first(self, family: str) -> Candidate:
+        return next(candidate for candidate in self.candidates if candidate.family == family)
+
+    def _set_mode(self, mode: str) -> None:
+        inner = self._inner.get(self.active.family)
+        method = getattr(inner, mode, None)
+        if callable(method):
+            method()
+
+
+def _clone(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {key: _clone(item) for key, item in value.items()}
+    return copy.deepcopy(value)
+
+
+def _extract(state_dict: Mapping[str, Any], family: str) -> dict[str, Any]:
+    """The part of an interleaved state dict that belongs to one family, in that family's own layout."""
+    prefix = family + _SEPARATOR
+    state = {
+        number: {slot[len(prefix) :]: value for slot, value in slots.items() if slot.startswith(prefix)}
+        for number, slots in state_dict["state"].items()
+    }
+    groups = [
+        {
+            "params": group["params"],
+            **{key[len(prefix) :]: value for key, value in group.items() if key.startswith(prefix)},
+        }
+        for group in state_dict["param_groups"]
+    ]
+    return {"state": {number: slots for number, slots in state.items() if slots}, "param_groups": groups}

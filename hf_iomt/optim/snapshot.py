@@ -1,0 +1,91 @@
+"""Copies of what training changes: for racing, rollback and backtracking."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+
+def trainable_tensors(model: nn.Module) -> list[torch.Tensor]:
+    """
+    What training changes in a model: its trainable parameters, and the running statistics of its normalisation
+    layers. Frozen weights are left out, so under LoRA this is small.
+    """
+    tensors: list[torch.Tensor] = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for module in model.modules():
+        if getattr(module, "running_mean", None) is not None:
+            tensors.extend(module.buffers(recurse=False))
+    return tensors
+
+
+class Snapshot:
+    """
+    Values of some tensors at one moment.
+
+    Args:
+        tensors (`Sequence[torch.Tensor]`): The tensors, which `restore` writes into.
+        values (`Sequence[torch.Tensor]`, *optional*): Values to keep, not copied; a copy of the present ones if left
+            out.
+    """
+
+    def __init__(self, tensors: Sequence[torch.Tensor], values: Sequence[torch.Tensor] | None = None) -> None:
+        self._tensors = tensors
+        self.values = [tensor.detach().clone() for tensor in tensors] if values is None else list(values)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Write the values back, in place."""
+        for tensor, value in zip(self._tensors, self.values, strict=True):
+            tensor.copy_(value)
+
+
+class ParameterAverage:
+    """
+    Mean of some tensors over several moments. Integer tensors, such as counters, keep their first value.
+
+    Args:
+        tensors (`Sequence[torch.Tensor]`): The tensors to follow.
+    """
+
+    def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
+        self._tensors = tensors
+        self._sums: list[torch.Tensor] = []
+        self.count = 0
+
+    @torch.no_grad()
+    def add(self, snapshot: Snapshot | None = None) -> None:
+        """Add the present values, or those of a snapshot."""
+        values = self._tensors if snapshot is None else snapshot.values
+        if self.count == 0:
+            # Sums of many bfloat16 values would lose their last bits.
+            self._sums = [
+                value.detach().to(torch.promote_types(value.dtype, torch.float32), copy=True)
+                if value.is_floating_point()
+                else value.detach().clone()
+                for value in values
+            ]
+        else:
+            for total, value in zip(self._sums, values, strict=True):
+                if total.is_floating_point():
+                    total.add_(value)
+        self.count += 1
+
+    def reset(self) -> None:
+        """Forget what was added."""
+        self._sums, self.count = [], 0
+
+    def snapshot(self) -> Snapshot:
+        """
+        The mean.
+
+        Raises:
+            ValueError: Nothing was added.
+        """
+        if self.count == 0:
+            raise ValueError("There is nothing to average: call `add` first.")
+        return Snapshot(
+            self._tensors,
+            [total / self.count if total.is_floating_point() else total.clone() for total in self._sums],
+        )
