@@ -1,0 +1,20 @@
+"""The decision: scores, surrogates and the choice of the next candidate. Knows no optimizer and no Trainer."""
+
+from .history import HISTORY_NAME, CycleRecord, as_dictionaries, write_history
+from .parameter_state import ParameterProjection, compress, select_parameters
+from .scoring import score
+from .selector import Choice, Selector, SelectorSettings
+
+__all__ = [
+    "HISTORY_NAME",
+    "Choice",
+    "CycleRecord",
+    "ParameterProjection",
+    "Selector",
+    "SelectorSettings",
+    "as_dictionaries",
+    "compress",
+    "score",
+    "select_parameters",
+    "write_history",
+]

@@ -1,0 +1,63 @@
+"""What was chosen in each cycle, why, and what came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+HISTORY_NAME = "iomt_history.json"
+
+Phase = Literal["race", "initial", "surrogate", "random", "cyclical"]
+
+
+@dataclass
+class CycleRecord:
+    """
+    One cycle: some steps with one candidate.
+
+    Args:
+        cycle (`int`): Number of the cycle, from 0.
+        first_step (`int`): Optimizer step, from 1, with which the cycle began.
+        last_step (`int`): Last step of the cycle, included.
+        candidate (`str`): The candidate, in the grammar of a candidate list.
+        family (`str`): Its family.
+        learning_rate (`float`): The learning rate of the cycle's first step, schedule included.
+        phase (`str`): `race`, `initial`, `surrogate`, or the ablations' `random` and `cyclical`.
+        score (`float`, *optional*): Eq. 2, in [-1, 1]; `None` where training ended within the cycle.
+        predicted_mean (`float`, *optional*): What the surrogate expected of the score.
+        predicted_std (`float`, *optional*): How sure it was.
+        gain (`float`, *optional*): Eq. 7.
+        rolled_back (`bool`): Whether the cycle was undone.
+        seconds (`float`): Time spent on choosing the candidate and on judging the cycle.
+    """
+
+    cycle: int
+    first_step: int
+    last_step: int
+    candidate: str
+    family: str
+    learning_rate: float
+    phase: Phase
+    score: float | None = None
+    predicted_mean: float | None = None
+    predicted_std: float | None = None
+    gain: float | None = None
+    rolled_back: bool = False
+    seconds: float = 0.0
+
+
+def write_history(records: list[dict[str, Any]], path: str | os.PathLike[str]) -> None:
+    """Write records as JSON, so that a reader finds the old file or the new one and nothing in between."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(target.name + ".tmp")
+    temporary.write_text(json.dumps(records, indent=1, allow_nan=False), encoding="utf-8")
+    temporary.replace(target)
+
+
+def as_dictionaries(records: list[CycleRecord]) -> list[dict[str, Any]]:
+    """The records as plain dictionaries."""
+    return [asdict(record) for record in records]

@@ -1,0 +1,102 @@
+"""The surrogate g_o: a Gaussian process from (λ, v) to the score s, one per family."""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel
+from threadpoolctl import ThreadpoolController
+
+Array = NDArray[np.float64]
+
+# Refitting the kernel's hyperparameters waits until there are this many times as many observations as last time, so
+# that the time spent on it stays proportional to the number of cycles.
+_REFIT_GROWTH = 1.5
+_FIRST_REFIT = 4
+
+
+@functools.cache
+def _threadpools() -> ThreadpoolController:
+    # Looking for the loaded BLAS libraries takes milliseconds: once per process.
+    return ThreadpoolController()
+
+
+class Surrogate:
+    """
+    Gaussian process with a Matérn 5/2 kernel, one length scale per input, and observation noise.
+
+    The hyperparameters are fitted at growing intervals, starting from those of the last fit; in between only the
+    posterior is updated. It never raises or warns: where a fit fails, the last good hyperparameters serve, and where
+    these fail too, the prior.
+
+    Args:
+        seed (`int`, *optional*, defaults to 0): Passed to scikit-learn.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self._seed = seed
+        self._kernel: Kernel | None = None
+        self._next_refit = _FIRST_REFIT
+        self._regressor: GaussianProcessRegressor | None = None
+
+    def fit(self, inputs: Array, targets: Array, observed: int | None = None) -> None:
+        """
+        Condition on observations.
+
+        Args:
+            inputs (`Array` of shape (n, d)): Inputs, each dimension of order 1.
+            targets (`Array` of shape (n,)): Scores, standardised by the caller.
+            observed (`int`, *optional*): How many observations there have been in all, where older ones have left
+                the window; paces the refits. Defaults to n.
+        """
+        self._regressor = None
+        if len(targets) == 0:
+            return
+        observed = len(targets) if observed is None else observed
+        if self._kernel is None or len(self._kernel.k1.k2.length_scale) != inputs.shape[1]:
+            self._kernel = _prior_kernel(inputs.shape[1])
+        refit = observed >= self._next_refit
+        if refit:
+            self._next_refit = math.ceil(observed * _REFIT_GROWTH)
+        for optimizer in ("fmin_l_bfgs_b", None) if refit else (None,):
+            regressor = GaussianProcessRegressor(
+                self._kernel, optimizer=optimizer, alpha=1e-8, random_state=self._seed, copy_X_train=False
+            )
+            try:
+                # Hyperparameters at a bound and early stops of the optimizer are no news to the user.
+                with warnings.catch_warnings(), _threadpools().limit(limits=1, user_api="blas"):
+                    warnings.simplefilter("ignore")
+                    regressor.fit(inputs, targets)
+            except (ValueError, np.linalg.LinAlgError):
+                continue
+            self._regressor = regressor
+            self._kernel = regressor.kernel_
+            return
+
+    def predict(self, inputs: Array) -> tuple[Array, Array]:
+        """
+        Posterior of the score without its observation noise.
+
+        Args:
+            inputs (`Array` of shape (m, d)): Where to predict.
+
+        Returns:
+            Mean and standard deviation, each of shape (m,); 0 and 1 where nothing was observed.
+        """
+        if self._regressor is None:
+            return np.zeros(len(inputs)), np.ones(len(inputs))
+        with warnings.catch_warnings(), _threadpools().limit(limits=1, user_api="blas"):
+            warnings.simplefilter("ignore")
+            mean, std = self._regressor.predict(inputs, return_std=True)
+        noise = self._regressor.kernel_.k2.noise_level
+        return mean, np.sqrt(np.maximum(std**2 - noise, 0.0))
+
+
+def _prior_kernel(dimensions: int) -> Kernel:
+    signal = ConstantKernel(1.0, (0.05, 20.0)) * Matern(np.ones(dimensions), (0.1, 20.0), nu=2.5)
+    return signal + WhiteKernel(0.3, (1e-3, 5.0))
