@@ -1,0 +1,43 @@
+"""Fine-tuning without choosing an optimizer or a learning rate."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Imported when first used: `import hf_iomt` and `hf-iomt --help` need not wait for torch.
+_EXPORTS = {
+    "Candidate": "optim",
+    "InterleavedOptimizer": "optim",
+    "Interleaving": "interleaving",
+    "InterleavingSettings": "interleaving",
+    "IOMTTrainer": "trainer",
+    "IOMTTrainerMixin": "trainer",
+    "IOMTTrainingArguments": "training_args",
+    "Selector": "selection",
+    "SelectorSettings": "selection",
+    "list_families": "optim",
+    "parse_candidates": "optim",
+    "register_family": "optim",
+}
+
+__all__ = ["__version__", *_EXPORTS]
+
+if TYPE_CHECKING:
+    from .interleaving import Interleaving, InterleavingSettings
+    from .optim import Candidate, InterleavedOptimizer, list_families, parse_candidates, register_family
+    from .selection import Selector, SelectorSettings
+    from .trainer import IOMTTrainer, IOMTTrainerMixin
+    from .training_args import IOMTTrainingArguments
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_EXPORTS[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,328 @@
+"""The loop of Algorithm 1 around an optimizer: race, cycles, scores, rollback. The one place where the parts meet."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .optim import InterleavedOptimizer, ParameterAverage, Snapshot
+from .race import Race, RacePlan
+from .selection import Choice, CycleRecord, ParameterProjection, Selector, as_dictionaries, score
+
+logger = logging.getLogger(__name__)
+
+# What counts as clearly worse than the best probe loss so far: having lost this share of the progress made, or this
+# share of the loss at the start. A probe is a small sample, so nothing less is taken for damage.
+_LOST_PROGRESS = 0.5
+_LOST_START = 0.2
+
+
+@dataclass(frozen=True)
+class InterleavingSettings:
+    """Settings of the loop; [`IOMTTrainingArguments`] documents each under the same name with the prefix `iomt_`."""
+
+    switch_steps: int = 25
+    alpha: float = 0.1
+    score: Literal["losses", "probe"] = "losses"
+    rollback: bool = False
+    patience: int = 0
+
+
+class Interleaving:
+    """
+    Interleaves the candidates of an optimizer while somebody else runs the training loop.
+
+    The loop calls `after_backward` with the loss of every optimizer step, between `backward` and `optimizer.step()`,
+    and `after_step` once the step is made. Nothing else is needed, so it serves a plain PyTorch loop as well:
+
+    ```python
+    for batch in batches:
+        loss = compute_loss(batch)
+        loss.backward()
+        interleaving.after_backward(loss.detach())
+        optimizer.step()
+        optimizer.zero_grad()
+        interleaving.after_step()
+    interleaving.finish()
+    ```
+
+    The loss of a batch is measured before the update on that batch, so the first loss of a cycle is l_τ of the cycle
+    before, and it is known before the candidate that follows must be chosen: τ + 1 losses for Eq. 2 without an extra
+    forward pass.
+
+    Args:
+        optimizer ([`InterleavedOptimizer`]): The optimizer of the loop.
+        selector ([`~selection.Selector`]): Chooses among `optimizer.candidates`.
+        tensors (`Sequence[torch.Tensor]`): What training changes: the trainable parameters and running statistics.
+        projection ([`~selection.ParameterProjection`]): Gives the parameter state.
+        settings ([`InterleavingSettings`]): How to score and when to roll back.
+        probe (`Callable[[], NDArray]`, *optional*): Losses of shape (groups,) on fixed training samples. Needed for
+            rollback and for scores by the probe.
+        race ([`RacePlan`], *optional*): Race to begin with.
+        race_probe (`Callable[[], NDArray]`, *optional*): The probe of the race, usually of more samples.
+        reduce (`Callable[[torch.Tensor], torch.Tensor]`, *optional*): Averages a tensor over the ranks.
+        first_step (`int`, *optional*, defaults to 1): Number of the first step, for the history.
+
+    Raises:
+        ValueError: A probe is needed and missing.
+    """
+
+    def __init__(
+        self,
+        optimizer: InterleavedOptimizer,
+        selector: Selector,
+        tensors: Sequence[torch.Tensor],
+        projection: ParameterProjection,
+        settings: InterleavingSettings,
+        probe: Callable[[], NDArray[np.float64]] | None = None,
+        race: RacePlan | None = None,
+        race_probe: Callable[[], NDArray[np.float64]] | None = None,
+        reduce: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        first_step: int = 1,
+    ) -> None:
+        if probe is None and (race is not None or settings.rollback or settings.score == "probe"):
+            raise ValueError("A race, rollback and scores by the probe need a `probe`: give one, or turn them off.")
+        self.optimizer = optimizer
+        self.selector = selector
+        self.settings = settings
+        self.records: list[CycleRecord] = []
+        self._tensors = tensors
+        self._projection = projection
+        self._probe = probe
+        self._race_probe = race_probe or probe
+        self._plan = race
+        self._reduce = reduce or (lambda losses: losses)
+        self._step = first_step
+        self._race: Race | None = None
+        self._running = False
+        self._cycle_steps = 0
+        self._losses: list[torch.Tensor] = []
+        self._state = projection()
+        self._tail = ParameterAverage(tensors)
+        self._start: Snapshot | None = None
+        self._rolled_back = False
+        self._switched = False
+        # Probe losses: at the first parameters, at the end of the last accepted cycle, and the best.
+        self._initial_loss = self._accepted_loss = self._best_loss = math.inf
+        self._cycle_end_loss: float | None = None
+        self._best: Snapshot | None = None
+        self._degraded_cycles = 0
+
+    @property
+    def racing(self) -> bool:
+        """Whether the race is on."""
+        return self._plan is not None
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """One dictionary per cycle, see [`~selection.CycleRecord`]."""
+        return as_dictionaries(self.records)
+
+    def begin(self) -> None:
+        """Measure the initial parameters and put the first entrant of the race on the track. Before the first step."""
+        if self._plan is not None and self._race_probe is not None:
+            self._race = Race(self._plan, self.optimizer, self._tensors, self._race_probe, self._is_broken)
+            self._initial_loss = self._race.origin_loss
+            self._record(Choice(self._race.current.candidate, "race"), seconds=0.0)
+        elif self._uses_probe:
+            self._initial_loss = self._accepted_loss = self._probe_loss()
+            self._keep_best(self._initial_loss)
+
+    def after_backward(self, loss: torch.Tensor) -> None:
+        """
+        Take the loss of this step, and where a cycle has ended score it and choose the candidate that steps next.
+
+        Args:
+            loss (`torch.Tensor`, a scalar on any device): Mean training loss of the step, measured before the update.
+        """
+        if self._race is not None:
+            return
+        if self._running and self._cycle_steps < self.settings.switch_steps:
+            self._losses.append(loss)
+            return
+        began = time.perf_counter()
+        if self._running:
+            self._losses.append(loss)
+            self._score()
+        self._state = self._projection()
+        choice = self.selector.choose(self._state)
+        self._switched = choice.candidate != self.optimizer.active_index
+        self.optimizer.activate(choice.candidate)
+        self._running, self._cycle_steps, self._rolled_back = True, 0, False
+        self._losses = [loss]
+        if self.settings.rollback:
+            self._start = Snapshot(self._tensors)
+        self._record(choice, time.perf_counter() - began)
+
+    def after_step(self) -> None:
+        """Count a step that was made; at the end of a cycle judge it, and undo it where it did damage."""
+        self.records[-1].last_step = self._step
+        self._step += 1
+        self._cycle_steps += 1
+        if self._race is not None:
+            self._after_race_step(self._race)
+            return
+        if not self._uses_probe:
+            return
+        # The mean over the second half of a cycle: the last iterate flatters small learning rates, which lower the
+        # noise at once, and a mean over all of the cycle would credit it with what the cycle before did.
+        if self._cycle_steps > self.settings.switch_steps // 2:
+            self._tail.add()
+        if self._cycle_steps == self.settings.switch_steps:
+            self._judge()
+
+    def finish(self) -> None:
+        """End the last cycle, or a race that training stopped in, so that the model is left in its best known state."""
+        if self._race is not None:
+            self._race.after_stop()
+            self._settle(self._race)
+        elif self._running and self._cycle_steps < self.settings.switch_steps and self._tail.count > 0:
+            self._judge()
+            if self._rolled_back:
+                self.records[-1].score = -1.0
+        self._running = False
+
+    def metrics(self) -> dict[str, float]:
+        """The present decision as numbers, for loggers."""
+        if not self.records:
+            return {}
+        scored = next((record for record in reversed(self.records) if record.score is not None), None)
+        record = self.records[-1]
+        values = {
+            "iomt/candidate": float(self.optimizer.active_index),
+            "iomt/learning_rate": self.optimizer.last_learning_rate,
+            "iomt/switch": float(self._switched),
+            "iomt/selection_seconds": sum(item.seconds for item in self.records),
+            "iomt/score": None if scored is None else scored.score,
+            "iomt/predicted_score": record.predicted_mean,
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
+    @property
+    def _uses_probe(self) -> bool:
+        return self.settings.rollback or self.settings.score == "probe"
+
+    def _probe_loss(self) -> float:
+        assert self._probe is not None
+        return float(self._probe().mean())
+
+    def _record(self, choice: Choice, seconds: float) -> None:
+        candidate = self.optimizer.candidates[choice.candidate]
+        self.records.append(
+            CycleRecord(
+                cycle=len(self.records),
+                first_step=self._step,
+                last_step=self._step,
+                candidate=candidate.name,
+                family=candidate.family,
+                learning_rate=self.optimizer.learning_rate,
+                phase=choice.phase,
+                predicted_mean=choice.predicted_mean,
+                predicted_std=choice.predicted_std,
+                gain=choice.gain,
+                seconds=seconds,
+            )
+        )
+
+    def _score(self) -> None:
+        """Eq. 2 of the cycle that has ended, for the selector and the history."""
+        if self._rolled_back:
+            result = -1.0
+        elif self.settings.score == "probe" and self._cycle_end_loss is not None:
+            result = score([self._accepted_loss, self._cycle_end_loss], self.settings.alpha)
+        else:
+            # The one moment of a cycle that waits for the device.
+            losses = self._reduce(torch.stack([item.double() for item in self._losses])).tolist()
+            result = score(losses, self.settings.alpha)
+        if self._cycle_end_loss is not None and not self._rolled_back:
+            self._accepted_loss = self._cycle_end_loss
+        self._cycle_end_loss = None
+        self.records[-1].score = result
+        self.selector.observe(self.optimizer.active_index, self._state, result)
+
+    def _judge(self) -> None:
+        """Probe the end of a cycle; roll back where it is broken, backtrack where it has been bad for long."""
+        began = time.perf_counter()
+        last, mean = Snapshot(self._tensors), self._tail.snapshot()
+        mean.restore()
+        loss = self._probe_loss()
+        last.restore()
+        self._tail.reset()
+        self._cycle_end_loss = loss
+        if self.settings.rollback:
+            self._degraded_cycles = self._degraded_cycles + 1 if self._is_broken(loss, self._best_loss, 0.5) else 0
+            patience = self.settings.patience
+            if self._is_broken(loss, self._best_loss) and self._start is not None:
+                self._roll_back(self._start, [self.optimizer.active.family])
+            elif patience and self._degraded_cycles >= patience and self._best is not None:
+                logger.info("No cycle of the last %d came near the best probe loss: going back to it.", patience)
+                self._roll_back(self._best, {candidate.family for candidate in self.optimizer.candidates})
+                self._accepted_loss, self._degraded_cycles = self._best_loss, 0
+            else:
+                self._keep_best(loss)
+        self.records[-1].seconds += time.perf_counter() - began
+
+    def _roll_back(self, snapshot: Snapshot, families: Sequence[str] | set[str]) -> None:
+        snapshot.restore()
+        # Their moments belong to parameters that are no more.
+        for family in families:
+            self.optimizer.reset_family(family)
+        self._rolled_back = self.records[-1].rolled_back = True
+        logger.info("Rolled back the cycle of %s.", self.records[-1].candidate)
+
+    def _keep_best(self, loss: float) -> None:
+        if loss < self._best_loss:
+            self._best_loss = loss
+            if self.settings.rollback and self.settings.patience:
+                self._best = Snapshot(self._tensors)
+
+    def _is_broken(self, loss: float, reference: float, margin: float = 1.0) -> bool:
+        """Whether a probe loss is clearly worse than a reference, see `_LOST_PROGRESS` and `_LOST_START`."""
+        if not math.isfinite(loss):
+            return True
+        if not (math.isfinite(reference) and math.isfinite(self._initial_loss)):
+            return False
+        progress = max(self._initial_loss - reference, 0.0)
+        return loss > reference + margin * max(_LOST_PROGRESS * progress, _LOST_START * abs(self._initial_loss))
+
+    def _after_race_step(self, race: Race) -> None:
+        began = time.perf_counter()
+        branch = race.after_step()
+        if branch is None:
+            return
+        record = self.records[-1]
+        record.score = score([race.origin_loss, branch.loss], self.settings.alpha)
+        record.rolled_back = not branch.alive
+        record.seconds += time.perf_counter() - began
+        if race.finished:
+            self._settle(race)
+        else:
+            self._record(Choice(race.current.candidate, "race"), seconds=0.0)
+
+    def _settle(self, race: Race) -> None:
+        """Go on from the race's result; the finalists are what is interleaved from now on."""
+        # Where every entrant did damage, all candidates stay, and rollback keeps watch.
+        finalists = [branch for branch in race.finalists if branch.alive]
+        race.settle()
+        if self._uses_probe:
+            self._accepted_loss = self._probe_loss()
+            self._keep_best(self._accepted_loss)
+        if finalists:
+            self.selector.restrict([branch.candidate for branch in finalists])
+        for branch in finalists:
+            result = score([race.origin_loss, branch.loss], self.settings.alpha)
+            self.selector.observe(branch.candidate, self._state, result)
+        self._race = self._plan = None
+        logger.info(
+            "The race is over after %d steps; going on with %s.",
+            self._step - 1,
+            "; ".join(self.optimizer.candidates[branch.candidate].name for branch in finalists),
+        )

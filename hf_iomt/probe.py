@@ -1,0 +1,114 @@
+"""The probe: the loss on a few fixed training samples, the same at both ends of a cycle."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+
+class Probe:
+    """
+    Training loss on a fixed random sample of the training data, without dropout and without gradients.
+
+    It is drawn when it is first called and kept on the device. Neither drawing nor calling it touches the state of
+    any global random generator, the parameters or the running statistics, so training goes on as if it had not been.
+
+    Args:
+        trainer ([`~transformers.Trainer`]): Gives the data, the collator, the model and the loss.
+        samples (`int`): How many samples to draw; fewer where the data has fewer.
+        groups (`int`, *optional*, defaults to 1): In how many groups of equal size the loss is measured.
+    """
+
+    def __init__(self, trainer: Trainer, samples: int, groups: int = 1) -> None:
+        self._trainer = trainer
+        self._samples = samples
+        self._size = max(1, math.ceil(samples / groups))
+        self._batches: list[Any] = []
+
+    def __call__(self) -> NDArray[np.float64]:
+        """The loss of each group now, of shape (groups,), averaged over ranks; infinity where it is not finite."""
+        trainer = self._trainer
+        model = trainer.model_wrapped
+        with _preserved_generators(trainer.args.seed), torch.no_grad(), _evaluating(model):
+            if not self._batches:
+                self._batches = self._draw()
+            losses = []
+            for inputs in self._batches:
+                with trainer.compute_loss_context_manager():
+                    # A copy, because losses may take labels out of the dictionary.
+                    losses.append(trainer.compute_loss(model, dict(inputs)).detach().mean().double())
+        values = trainer.accelerator.reduce(torch.stack(losses), "mean").cpu().numpy()
+        return np.nan_to_num(values, nan=np.inf, posinf=np.inf, neginf=np.inf)
+
+    def _draw(self) -> list[Any]:
+        trainer = self._trainer
+        loader = trainer.callback_handler.train_dataloader
+        dataset = loader.dataset
+        if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
+            # Ranks draw different samples, and their losses are averaged.
+            generator = np.random.default_rng([trainer.args.seed, trainer.args.process_index])
+            chosen = generator.permutation(len(dataset))[: self._samples].tolist()
+            rows = [dataset[index] for index in chosen]
+        else:
+            rows = [row for row, _ in zip(dataset, range(self._samples), strict=False)]
+        chunks = [rows[start : start + self._size] for start in range(0, len(rows), self._size)]
+        return [trainer._prepare_inputs(loader.collate_fn(chunk)) for chunk in chunks]
+
+
+class _evaluating:
+    """
+    Evaluation mode, except that batch normalisation uses the batch's own statistics where it does so in training.
+
+    A few steps into training the running statistics lag far behind the parameters, and would make a sound candidate
+    look broken. They are put back afterwards.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+
+    def __enter__(self) -> None:
+        self._modes = [(module, module.training) for module in self._model.modules()]
+        normalising = [
+            module
+            for module, training in self._modes
+            if training and isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
+        ]
+        self._model.eval()
+        self._saved = [(buffer, buffer.clone()) for module in normalising for buffer in module.buffers()]
+        for module in normalising:
+            module.train()
+
+    def __exit__(self, *_: object) -> None:
+        for buffer, value in self._saved:
+            buffer.copy_(value)
+        for module, training in self._modes:
+            module.training = training
+
+
+class _preserved_generators:
+    """Seeds the global generators of Python, NumPy and torch, and puts their state back at the end."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def __enter__(self) -> None:
+        self._python, self._numpy = random.getstate(), np.random.get_state()
+        self._torch = torch.random.fork_rng()
+        self._torch.__enter__()
+        random.seed(self._seed)
+        np.random.seed(self._seed)
+        torch.manual_seed(self._seed)
+
+    def __exit__(self, *error: Any) -> None:
+        self._torch.__exit__(*error)
+        random.setstate(self._python)
+        np.random.set_state(self._numpy)

@@ -1,0 +1,250 @@
+"""The racing start: successive halving of the candidates from one and the same initial state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .optim import InterleavedOptimizer, ParameterAverage, Snapshot
+
+FINALISTS = 3
+# A race takes at most this share of a run; a longer one is shortened.
+_LARGEST_SHARE = 0.35
+# Entrants are ranked by what their loss may be at best: the mean change on the probe less this many standard errors.
+# In the first steps an entrant that hardly moves looks better than one that has begun to learn.
+_OPTIMISM = 2.0
+
+
+@dataclass(frozen=True)
+class RacePlan:
+    """
+    Who races for how long.
+
+    Args:
+        entrants (`tuple[int, ...]`): Indices of the candidates that race.
+        rungs (`tuple[int, ...]`): Steps that an entrant has made at the end of each rung, ascending.
+        kept (`tuple[int, ...]`): How many entrants go on after each rung.
+    """
+
+    entrants: tuple[int, ...]
+    rungs: tuple[int, ...]
+    kept: tuple[int, ...]
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole race."""
+        previous = (0, *self.rungs)
+        return sum(
+            count * (end - begin) for count, begin, end in zip(self._fields, previous, self.rungs, strict=False)
+        )
+
+    @property
+    def probes(self) -> int:
+        """How often the probe is measured, but for the few times at the start and the end."""
+        return sum(self._fields[: len(self.rungs)]) + self._fields[len(self.rungs) - 1]
+
+    @property
+    def _fields(self) -> tuple[int, ...]:
+        return (len(self.entrants), *self.kept)
+
+
+def plan_race(candidates: int, race_steps: int, max_steps: int) -> RacePlan | None:
+    """
+    Plan a race in which the finalists make `race_steps` steps each.
+
+    There are three rungs, at a quarter, a half and all of `race_steps`; the field shrinks by equal factors to three
+    finalists. Up to three candidates race one rung of a quarter, which shows those that destroy the model. A race
+    that would take more than 35 % of the run is shortened in proportion, and where one step each is still too much,
+    every k-th candidate races.
+
+    Args:
+        candidates (`int`): Number of candidates.
+        race_steps (`int`): Steps of a finalist; 0 for no race.
+        max_steps (`int`): Steps of the whole run.
+
+    Returns:
+        The plan, or `None` where there is nothing to race for or no room for it.
+    """
+    if race_steps == 0 or candidates < 2:
+        return None
+    budget = int(_LARGEST_SHARE * max_steps)
+    stride = 1
+    while stride <= candidates:
+        entrants = tuple(range(0, candidates, stride))
+        count = len(entrants)
+        for length in range(race_steps, 0, -1):
+            quarter, half = max(1, round(length / 4)), max(1, round(length / 2))
+            if count <= FINALISTS:
+                plan = RacePlan(entrants, (quarter,), (count,))
+            else:
+                middle = max(FINALISTS, round(math.sqrt(FINALISTS * count)))
+                # Equal rungs of a very short race are one rung.
+                ends = sorted({quarter, half, length})
+                kept = {1: (FINALISTS,), 2: (middle, FINALISTS), 3: (middle, FINALISTS, FINALISTS)}[len(ends)]
+                plan = RacePlan(entrants, tuple(ends), kept)
+            if plan.total_steps <= budget and len(entrants) > 1:
+                return plan
+        stride += 1
+    return None
+
+
+@dataclass
+class Branch:
+    """One entrant: its own parameters and optimizer state, both from the common origin."""
+
+    candidate: int
+    snapshot: Snapshot
+    family_state: dict[str, Any] | None = None
+    steps: int = 0
+    loss: float = math.inf
+    rank: float = math.inf
+    alive: bool = True
+
+
+class Race:
+    """
+    Runs a [`RacePlan`] step by step.
+
+    Every entrant trains from the origin with its own optimizer state, at its own learning rate whatever the schedule,
+    so that warm-up does not blind the race. At the end of a rung the probe judges the mean of its parameters over the
+    rung, which does not punish a large learning rate for the noise that a schedule will take away; at the end of the
+    last rung the last parameters count as well, where they are worse.
+
+    Args:
+        plan ([`RacePlan`]): Who races for how long.
+        optimizer ([`InterleavedOptimizer`]): Makes the steps.
+        tensors (`Sequence[torch.Tensor]`): What training changes.
+        probe (`Callable[[], NDArray]`): Losses of shape (groups,) on fixed samples at the present parameters.
+        is_broken (`Callable[[float, float], bool]`): Whether a probe loss is clearly worse than the origin's.
+    """
+
+    def __init__(
+        self,
+        plan: RacePlan,
+        optimizer: InterleavedOptimizer,
+        tensors: Sequence[torch.Tensor],
+        probe: Callable[[], NDArray[np.float64]],
+        is_broken: Callable[[float, float], bool],
+    ) -> None:
+        self.plan = plan
+        self._optimizer = optimizer
+        self._tensors = tensors
+        self._probe = probe
+        self._is_broken = is_broken
+        self._average = ParameterAverage(tensors)
+        self._origin = Snapshot(tensors)
+        self._origin_losses = probe()
+        self.origin_loss = float(self._origin_losses.mean())
+        self.branches = [Branch(candidate, self._origin) for candidate in plan.entrants]
+        self._field = list(self.branches)
+        self._rung = 0
+        self._position = 0
+        optimizer.ignore_schedule = True
+        self._enter(self._field[0])
+
+    @property
+    def current(self) -> Branch:
+        """The entrant that is training."""
+        return self._field[self._position]
+
+    @property
+    def finished(self) -> bool:
+        """Whether all rungs are over."""
+        return self._rung == len(self.plan.rungs)
+
+    @property
+    def finalists(self) -> list[Branch]:
+        """The best entrants, the best first: those that finished the rungs so far and did no damage."""
+        ranked = sorted(self._field, key=lambda branch: branch.rank)
+        return [branch for branch in ranked if branch.alive][:FINALISTS] or ranked[:1]
+
+    def after_step(self) -> Branch | None:
+        """
+        Count a step, and where the entrant's rung is over judge it and put the next one on the track.
+
+        Returns:
+            The entrant whose rung ended with this step, if one did.
+        """
+        branch = self.current
+        branch.steps += 1
+        self._average.add()
+        if branch.steps < self.plan.rungs[self._rung]:
+            return None
+        self._leave(branch)
+        self._position += 1
+        if self._position == len(self._field):
+            ranked = sorted((item for item in self._field if item.alive), key=lambda item: item.rank)
+            self._field = ranked[: self.plan.kept[self._rung]] or sorted(self._field, key=lambda item: item.rank)[:1]
+            self._position = 0
+            # What is out of the race need not be kept in memory.
+            for item in self.branches:
+                if item not in self._field:
+                    item.snapshot, item.family_state = self._origin, None
+            self._rung += 1
+            if not any(item.alive for item in self._field):
+                self._rung = len(self.plan.rungs)
+        if not self.finished:
+            self._enter(self._field[self._position])
+        return branch
+
+    def after_stop(self) -> None:
+        """Judge the entrant that is training although its rung is not over, because training stops here."""
+        if not self.finished and self._average.count > 0:
+            self._leave(self.current)
+
+    def settle(self) -> None:
+        """
+        End the race: go on from the best finalist, or from the mean of the finalists where the probe prefers it.
+
+        Finalists' families keep their optimizer state; all others start afresh.
+        """
+        self._optimizer.ignore_schedule = False
+        finalists = [branch for branch in self.finalists if branch.alive]
+        for family in {candidate.family for candidate in self._optimizer.candidates}:
+            self._optimizer.reset_family(family)
+        if not finalists:
+            self._origin.restore()
+            return
+        chosen = finalists[0].snapshot
+        chosen.restore()
+        loss = float(self._probe().mean())
+        for count in range(len(finalists), 1, -1):
+            average = ParameterAverage(self._tensors)
+            for branch in finalists[:count]:
+                average.add(branch.snapshot)
+            average.snapshot().restore()
+            mean_loss = float(self._probe().mean())
+            if mean_loss <= loss:
+                loss, chosen = mean_loss, average.snapshot()
+                break
+        chosen.restore()
+        for branch in reversed(finalists):
+            self._optimizer.activate(branch.candidate)
+            self._optimizer.restore_family(self._optimizer.active.family, branch.family_state)
+
+    def _enter(self, branch: Branch) -> None:
+        branch.snapshot.restore()
+        self._optimizer.activate(branch.candidate)
+        self._optimizer.restore_family(self._optimizer.active.family, branch.family_state)
+        self._average.reset()
+
+    def _leave(self, branch: Branch) -> None:
+        branch.snapshot = Snapshot(self._tensors)
+        branch.family_state = self._optimizer.family_state(self._optimizer.active.family)
+        self._average.snapshot().restore()
+        losses = self._probe()
+        if self._rung == len(self.plan.rungs) - 1:
+            branch.snapshot.restore()
+            last = self._probe()
+            losses = last if last.mean() > losses.mean() else losses
+        branch.loss = float(losses.mean())
+        branch.alive = not self._is_broken(branch.loss, self.origin_loss)
+        if branch.alive:
+            changes = losses - self._origin_losses
+            branch.rank = float(changes.mean() - _OPTIMISM * changes.std() / math.sqrt(len(changes)))

@@ -1,0 +1,290 @@
+"""[`IOMTTrainer`]: Trainer that interleaves optimizers."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers import Trainer
+
+from .callbacks import InterleavingCallback
+from .interleaving import Interleaving, InterleavingSettings
+from .optim import PRESETS, Candidate, InterleavedOptimizer, parse_candidates, trainable_tensors
+from .probe import Probe
+from .race import RacePlan, plan_race
+from .selection import (
+    HISTORY_NAME,
+    ParameterProjection,
+    Selector,
+    SelectorSettings,
+    select_parameters,
+    write_history,
+)
+from .trainer_families import find_family
+from .training_args import IOMTTrainingArguments
+
+logger = logging.getLogger(__name__)
+
+# With fewer cycles than this after the race, cycles are shortened.
+_LEAST_CYCLES = 4
+# The race's probe is measured in this many groups, which show how uncertain its mean is; and its cost is held near
+# this share of the run's forward passes.
+_RACE_GROUPS = 8
+_RACE_PROBE_SHARE = 0.05
+# Of the cycles after the race at most one in this many is drawn by Eq. 3.
+_INITIAL_SHARE = 3
+
+_Base = Trainer if TYPE_CHECKING else object
+
+
+class IOMTTrainerMixin(_Base):
+    """
+    Makes a Trainer interleave optimizers: `class MyTrainer(IOMTTrainerMixin, SomeTrainer)`.
+
+    What it changes with respect to the trainer it is mixed into:
+
+    - `create_optimizer` builds an [`~optim.InterleavedOptimizer`] over the trainable parameters, in Trainer's two
+      weight-decay groups, instead of the optimizer that `args.optim` names;
+    - `training_step` hands the loss of each step to [`Interleaving`], which chooses the candidate that steps next;
+    - `log` adds the decisions, and reports the learning rate that was really used;
+    - a callback judges a cycle at its end.
+
+    Everything else is inherited unchanged. `args` must be [`IOMTTrainingArguments`].
+
+    Attributes:
+        interleaving ([`Interleaving`], *optional*): The loop of Algorithm 1, from the start of training on.
+
+    Raises:
+        TypeError: `args` are not [`IOMTTrainingArguments`].
+        ValueError: An optimizer is passed as well, or DeepSpeed or FSDP is configured.
+    """
+
+    args: IOMTTrainingArguments
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not isinstance(self.args, IOMTTrainingArguments):
+            raise TypeError(
+                f"`args` must be IOMTTrainingArguments, but got {type(self.args).__name__}. Replace "
+                "`TrainingArguments(...)` by `IOMTTrainingArguments(...)`: it takes the same arguments."
+            )
+        if self.optimizer is not None or self.optimizer_cls_and_kwargs is not None:
+            raise ValueError(
+                f"{type(self).__name__} chooses the optimizer itself: pass no optimizer, and say in `iomt_candidates` "
+                "what it may choose from. A scheduler can be passed as `optimizers=(None, scheduler)`."
+            )
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            raise ValueError(
+                f"{type(self).__name__} does not support {'DeepSpeed' if self.is_deepspeed_enabled else 'FSDP'} yet. "
+                "Use one process or DDP, with mixed precision, gradient checkpointing or LoRA to save memory."
+            )
+        self.interleaving: Interleaving | None = None
+        self._step_loss: torch.Tensor | None = None
+        self.add_callback(InterleavingCallback(self))
+
+    @property
+    def iomt_history(self) -> list[dict[str, Any]]:
+        """One dictionary per cycle, see [`~selection.CycleRecord`]. Empty before training."""
+        return self.interleaving.history if self.interleaving is not None else []
+
+    @property
+    def interleaved_optimizer(self) -> InterleavedOptimizer:
+        """The optimizer without Accelerate's wrapper."""
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        assert isinstance(optimizer, InterleavedOptimizer)
+        return optimizer
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """
+        Build the [`~optim.InterleavedOptimizer`] over the trainable parameters.
+
+        Raises:
+            ValueError: Nothing is trainable, or a trainable parameter is float16.
+        """
+        if self.optimizer is None:
+            target = self.model if model is None else model
+            _check_trainable(target)
+            find = find_family(self.args, target)
+            self.optimizer_cls_and_kwargs = (
+                InterleavedOptimizer,
+                {
+                    "candidates": resolve_candidates(self.args.iomt_candidates, target, find),
+                    "idle_state": self.args.iomt_idle_state,
+                    "find_family": find,
+                },
+            )
+            super().create_optimizer(model)
+            # The groups' weight decay cannot tell them apart where `args.weight_decay` is 0.
+            names = set(self.get_decay_parameter_names(target))
+            decayed = {id(parameter) for name, parameter in target.named_parameters() if name in names}
+            for group in self.optimizer.param_groups:
+                group["decay"] = any(id(parameter) in decayed for parameter in group["params"])
+        return self.optimizer
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """Train on one batch as Trainer does, and pass the loss of the optimizer step on."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.interleaving is not None:
+            # Trainer scales the loss of each batch so that those of one optimizer step add up to their mean.
+            self._step_loss = loss if self._step_loss is None else self._step_loss + loss
+            if self.accelerator.sync_gradients:
+                self.interleaving.after_backward(self._step_loss)
+                self._step_loss = None
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log as Trainer does, with the decisions and the learning rate that was really used."""
+        if self.interleaving is not None and "learning_rate" in logs:
+            logs = {
+                **logs,
+                "learning_rate": self.interleaved_optimizer.last_learning_rate,
+                **self.interleaving.metrics(),
+            }
+        super().log(logs, start_time)
+
+    def begin_interleaving(self) -> None:
+        """Set up the loop of Algorithm 1 for the run that begins; the callback calls it."""
+        args, optimizer, max_steps = self.args, self.interleaved_optimizer, self.state.max_steps
+        alone = len(optimizer.candidates) == 1
+        resumed = self.state.global_step > 0
+        race = None if resumed else plan_race(len(optimizer.candidates), args.iomt_race_steps or 0, max_steps)
+        left = max_steps - self.state.global_step - (race.total_steps if race is not None else 0)
+        switch_steps, initial_cycles = self._cycle_plan(left)
+        logger.info(
+            "Interleaving %d candidates over %d steps: a race of %d steps, then cycles of %d, the first %d drawn.",
+            len(optimizer.candidates),
+            max_steps,
+            race.total_steps if race is not None else 0,
+            switch_steps,
+            initial_cycles,
+        )
+        named = dict(self.model.named_parameters())
+        selected = select_parameters(named.items(), args.iomt_state_parameters)
+        per_step = args.train_batch_size * args.gradient_accumulation_steps
+        self.interleaving = Interleaving(
+            optimizer,
+            Selector(
+                [candidate.family for candidate in optimizer.candidates],
+                [candidate.settings for candidate in optimizer.candidates],
+                SelectorSettings(
+                    initial_cycles=initial_cycles,
+                    initial_sampling=args.iomt_initial_sampling,
+                    min_weight=args.iomt_min_weight,
+                    selection=args.iomt_selection,
+                    transferability=args.transferability_weight,
+                    halving_cycles=args.iomt_halving_cycles,
+                    variance_weight=args.iomt_variance_weight,
+                    state_compression=args.iomt_state_compression,
+                    state_components=args.iomt_state_components,
+                    surrogate_window=args.iomt_surrogate_window,
+                ),
+                seed=args.seed,
+            ),
+            trainable_tensors(self.model),
+            ParameterProjection([(name, named[name]) for name in selected], args.seed),
+            # One candidate leaves nothing to choose: the run is Trainer's own, to the last bit.
+            InterleavingSettings(
+                switch_steps=switch_steps,
+                alpha=args.iomt_alpha,
+                score="losses" if alone else args.iomt_score,
+                rollback=bool(args.iomt_rollback) and not alone,
+                patience=args.iomt_patience,
+            ),
+            probe=Probe(self, args.iomt_probe_samples or max(8, per_step // 2)),
+            race=race,
+            race_probe=None if race is None else Probe(self, self._race_probe_samples(race, per_step), _RACE_GROUPS),
+            reduce=lambda losses: self.accelerator.reduce(losses, "mean"),
+            first_step=self.state.global_step + 1,
+        )
+        self._step_loss = None
+        self.interleaving.begin()
+
+    def save_history(self) -> None:
+        """Write `iomt_history.json` into the output folder."""
+        if self.interleaving is not None and self.args.should_save:
+            write_history(self.iomt_history, os.path.join(self.args.output_dir, HISTORY_NAME))
+
+    def _race_probe_samples(self, race: RacePlan, per_step: int) -> int:
+        """Samples that keep the race's probes near a fixed share of the run's forward passes."""
+        affordable = _RACE_PROBE_SHARE * self.state.max_steps * per_step / race.probes
+        return self.args.iomt_probe_samples or round(min(max(affordable, 16), 128))
+
+    def _cycle_plan(self, steps: int) -> tuple[int, int]:
+        """Switch step τ and initial cycles, shortened where `steps` leave no room for them."""
+        tau = self.args.iomt_switch_steps
+        if tau < 1:
+            loader = self.callback_handler.train_dataloader
+            try:
+                epoch = len(loader) // self.args.gradient_accumulation_steps
+            except TypeError:
+                raise ValueError(
+                    f"`iomt_switch_steps={tau}` is a share of an epoch, but the training data has no length. "
+                    "Give a number of steps."
+                ) from None
+            tau = max(1, round(tau * epoch))
+        switch_steps = max(1, min(int(tau), steps // _LEAST_CYCLES))
+        cycles = max(1, steps // switch_steps)
+        initial_cycles = min(self.args.iomt_initial_cycles, max(1, cycles // _INITIAL_SHARE))
+        if (switch_steps, initial_cycles) != (int(tau), self.args.iomt_initial_cycles):
+            logger.info("A short run: cycles of %d steps, %d of them drawn.", switch_steps, initial_cycles)
+        return switch_steps, initial_cycles
+
+
+class IOMTTrainer(IOMTTrainerMixin, Trainer):
+    """
+    [`~transformers.Trainer`] that chooses optimizer and learning rate while it trains, see [`IOMTTrainerMixin`].
+
+    It takes the arguments of [`~transformers.Trainer`], with [`IOMTTrainingArguments`] as `args`.
+
+    Example:
+
+    ```python
+    args = IOMTTrainingArguments(output_dir="run", max_steps=1000)
+    trainer = IOMTTrainer(model, args, train_dataset=train, eval_dataset=test)
+    trainer.train()
+    trainer.iomt_history[-1]["candidate"]
+    ```
+    """
+
+
+IOMTTrainer.__signature__ = inspect.signature(Trainer)  # type: ignore[attr-defined]
+
+
+def resolve_candidates(text: str, model: nn.Module, find: Any) -> list[Candidate]:
+    """
+    Expand the name of a preset, or `auto`, to candidates.
+
+    `auto` is `lora` where adapters of PEFT train, `head` where less than a tenth of the parameters trains, else
+    `full`.
+    """
+    if text == "auto":
+        trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        numbers = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
+        total = sum(parameter.numel() for parameter in model.parameters())
+        if any("lora_" in name for name in trainable):
+            text = "lora"
+        else:
+            text = "head" if sum(numbers) < 0.1 * total else "full"
+        logger.info("iomt_candidates='auto' stands for the preset %r.", text)
+    return parse_candidates(PRESETS.get(text, text), find)
+
+
+def _check_trainable(model: nn.Module) -> None:
+    trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if not trainable:
+        raise ValueError(
+            "The model has no trainable parameter: every parameter has `requires_grad=False`. "
+            "Unfreeze some, or add an adapter with `peft.get_peft_model`."
+        )
+    half = [name for name, parameter in trainable if parameter.dtype == torch.float16]
+    if half:
+        raise ValueError(
+            f"{len(half)} trainable parameters are float16, for example {half[0]!r}: they cannot be trained. "
+            "Load the model in float32 or bfloat16; for mixed precision set `fp16=True`, which keeps float32 weights."
+        )

@@ -1,0 +1,323 @@
+"""[`IOMTTrainingArguments`]: Trainer's arguments and the settings of IOMT."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from transformers import TrainingArguments
+from transformers.utils.generic import ExplicitEnum
+
+from .optim import PRESETS, Candidate, format_candidates, parse_candidates
+from .trainer_families import find_family
+
+
+class IOMTPreset(ExplicitEnum):
+    """Where unset settings come from."""
+
+    DEFAULT = "default"
+    PAPER = "paper"
+
+
+class IOMTSelection(ExplicitEnum):
+    """How the next candidate is chosen once the initial cycles are over."""
+
+    SURROGATE = "surrogate"
+    RANDOM = "random"
+    CYCLICAL = "cyclical"
+
+
+class IOMTInitialSampling(ExplicitEnum):
+    """How candidates are drawn in the initial cycles."""
+
+    WEIGHTED = "weighted"
+    UNIFORM = "uniform"
+
+
+class IOMTVarianceWeight(ExplicitEnum):
+    """Reading of Eq. 7."""
+
+    TEXT = "text"
+    PRINTED = "printed"
+
+
+class IOMTStateCompression(ExplicitEnum):
+    """How parameter states are compressed."""
+
+    PCA = "pca"
+    RP = "rp"
+    UMAP = "umap"
+    NONE = "none"
+
+
+class IOMTScore(ExplicitEnum):
+    """Which losses Eq. 2 sees."""
+
+    LOSSES = "losses"
+    PROBE = "probe"
+
+
+class IOMTIdleState(ExplicitEnum):
+    """What happens to the state of a family that is not active."""
+
+    KEEP = "keep"
+    RESET = "reset"
+
+
+# What a preset gives the settings that the user leaves unset. The two differ in what makes exploration safe.
+PRESET_SETTINGS: dict[str, dict[str, Any]] = {
+    "default": {
+        "iomt_candidates": "auto",
+        "iomt_switch_steps": 25,
+        "iomt_initial_cycles": 6,
+        "iomt_halving_cycles": 20,
+        "iomt_variance_weight": "printed",
+        "iomt_score": "probe",
+        "iomt_race_steps": 40,
+        "iomt_rollback": True,
+        "iomt_patience": 4,
+    },
+    "paper": {
+        "iomt_candidates": "paper",
+        "iomt_switch_steps": 25,
+        "iomt_initial_cycles": 20,
+        "iomt_halving_cycles": 20,
+        "iomt_variance_weight": "text",
+        "iomt_score": "losses",
+        "iomt_race_steps": 0,
+        "iomt_rollback": False,
+        "iomt_patience": 0,
+    },
+}
+
+_CHOICES: dict[str, type[ExplicitEnum]] = {
+    "iomt_preset": IOMTPreset,
+    "iomt_selection": IOMTSelection,
+    "iomt_initial_sampling": IOMTInitialSampling,
+    "iomt_variance_weight": IOMTVarianceWeight,
+    "iomt_state_compression": IOMTStateCompression,
+    "iomt_score": IOMTScore,
+    "iomt_idle_state": IOMTIdleState,
+}
+
+# Least and greatest value, both allowed.
+_RANGES: dict[str, tuple[float, float]] = {
+    "iomt_initial_cycles": (0, math.inf),
+    "iomt_alpha": (-math.inf, math.inf),
+    "iomt_min_weight": (0, 1),
+    "iomt_beta": (0, 1),
+    "iomt_halving_cycles": (0, math.inf),
+    "iomt_state_components": (1, math.inf),
+    "iomt_surrogate_window": (2, math.inf),
+    "iomt_probe_samples": (0, math.inf),
+    "iomt_race_steps": (0, math.inf),
+    "iomt_patience": (0, math.inf),
+}
+
+
+@dataclass
+class IOMTTrainingArguments(TrainingArguments):
+    r"""
+    Trainer's arguments with the settings of IOMT.
+
+    `optim`, `optim_args` and `learning_rate` are not used: the candidates say what there is to choose from.
+    `lr_scheduler_type` and warm-up apply to every candidate's learning rate. `weight_decay` applies to the candidates
+    that do not set their own.
+
+    Settings left unset (`None`) come from `iomt_preset`.
+
+    > Parameters that control the candidates
+
+    Args:
+        iomt_preset (`str`, *optional*, defaults to `"default"`):
+            `"default"`, or `"paper"` for the paper's algorithm without the race, the probe and rollback.
+        iomt_candidates (`str` or `list`, *optional*):
+            A candidate list such as `"sgdm:lr=0.1|0.01; adamw:lr=1e-3"`, a list of such strings, of
+            [`~optim.Candidate`]s or of dictionaries, or the name of a preset list: `"paper"`, `"paper_wide"`,
+            `"lora"`, `"head"`, `"full"`, or `"auto"`, which looks at what is trainable. Default preset: `"auto"`.
+        iomt_idle_state (`str`, *optional*, defaults to `"keep"`):
+            `"keep"` or `"reset"` the optimizer state of families that are not active.
+
+    > Parameters that control the cycles (Algorithm 1)
+
+    Args:
+        iomt_switch_steps (`float`, *optional*):
+            Switch step τ: optimizer steps of a cycle, or below 1 a share of an epoch. Both presets: 25.
+        iomt_initial_cycles (`int`, *optional*):
+            Cycles n_ini drawn by Eq. 3 before the surrogate decides. Default preset: 6, paper: 20.
+        iomt_initial_sampling (`str`, *optional*, defaults to `"weighted"`):
+            `"weighted"` (Eq. 3) or `"uniform"`.
+        iomt_min_weight (`float`, *optional*, defaults to 0.1):
+            Least sampling weight ω_min of Eq. 3, in [0, 1].
+        iomt_selection (`str`, *optional*, defaults to `"surrogate"`):
+            `"surrogate"`, or the ablations `"random"` and `"cyclical"`.
+
+    > Parameters that control the score (Eq. 2)
+
+    Args:
+        iomt_score (`str`, *optional*):
+            `"losses"` scores the τ + 1 training losses, `"probe"` the loss of the probe at both ends of the cycle.
+            Default preset: `"probe"`, paper: `"losses"`.
+        iomt_alpha (`float`, *optional*, defaults to 0.1):
+            Weight α of the spread.
+
+    > Parameters that control the surrogate and the acquisition (Eq. 4 to 7)
+
+    Args:
+        iomt_surrogate_window (`int`, *optional*, defaults to 64):
+            How many of the newest observations the surrogates keep.
+        iomt_state_compression (`str`, *optional*, defaults to `"pca"`):
+            `"pca"`, `"rp"`, `"umap"` (extra `umap`), or `"none"` to leave the parameter state out.
+        iomt_state_components (`int`, *optional*, defaults to 2):
+            Numbers that describe a parameter state.
+        iomt_state_parameters (`str`, *optional*):
+            Regular expression for the names of the parameters that the state describes. Defaults to the LoRA matrices,
+            else the classifier and the last hidden layers.
+        iomt_transferability (`str` or `float`, *optional*, defaults to `"auto"`):
+            Transferability weight ω_t, a number in [0, 1]; `"auto"` stands for 0.5.
+        iomt_beta (`float`, *optional*, defaults to 0.5):
+            Weight β of the performance-based metric in ω_t (Eq. 6), in [0, 1]. No effect where ω_t is a number.
+        iomt_halving_cycles (`int`, *optional*):
+            Halving period n of Eq. 7, in cycles; 0 turns halving off. Both presets: 20.
+        iomt_variance_weight (`str`, *optional*):
+            Reading of Eq. 7: `"text"`, 2^(−⌊i/n⌋)·(1 − ω_t), or `"printed"`, 1 − 2^(−⌊i/n⌋)·ω_t.
+            Default preset: `"printed"`, paper: `"text"`.
+
+    > Parameters that control what makes exploration safe
+
+    Args:
+        iomt_race_steps (`int`, *optional*):
+            Steps of a finalist in the racing start; 0 turns the race off. Default preset: 40, paper: 0.
+            A race takes at most 35 % of a run; it is shortened in proportion where there is less room.
+        iomt_rollback (`bool`, *optional*):
+            Undo a cycle that clearly damaged the model. Default preset: on, paper: off.
+        iomt_patience (`int`, *optional*):
+            Go back to the best known parameters after this many damaged cycles in a row; 0 turns it off.
+            Default preset: 4, paper: 0.
+        iomt_probe_samples (`int`, *optional*, defaults to 0):
+            Training samples of the probe; 0 stands for half of what an optimizer step trains on, at least 8.
+    """
+
+    iomt_preset: str = field(default="default", metadata={"help": "'default' or 'paper': gives the unset settings."})
+    iomt_candidates: str | None = field(
+        default=None,
+        metadata={"help": "Candidate list, e.g. 'sgdm:lr=0.1|0.01; adamw:lr=1e-3', or auto, lora, head, full, paper."},
+    )
+    iomt_idle_state: str = field(
+        default="keep", metadata={"help": "'keep' or 'reset' the state of families that are not active."}
+    )
+    iomt_switch_steps: float | None = field(
+        default=None, metadata={"help": "Switch step τ: optimizer steps of a cycle, below 1 a share of an epoch."}
+    )
+    iomt_initial_cycles: int | None = field(
+        default=None, metadata={"help": "Cycles n_ini that are drawn by Eq. 3 before the surrogate decides."}
+    )
+    iomt_initial_sampling: str = field(
+        default="weighted", metadata={"help": "'weighted' (Eq. 3) or 'uniform' draws in the initial cycles."}
+    )
+    iomt_min_weight: float = field(default=0.1, metadata={"help": "Least sampling weight ω_min of Eq. 3, in [0, 1]."})
+    iomt_selection: str = field(
+        default="surrogate", metadata={"help": "'surrogate', or the ablations 'random' and 'cyclical'."}
+    )
+    iomt_score: str | None = field(
+        default=None, metadata={"help": "Eq. 2 of the training 'losses' of a cycle, or of the 'probe' at its ends."}
+    )
+    iomt_alpha: float = field(default=0.1, metadata={"help": "Weight α of the spread in Eq. 2."})
+    iomt_surrogate_window: int = field(
+        default=64, metadata={"help": "How many of the newest observations the surrogates keep."}
+    )
+    iomt_state_compression: str = field(
+        default="pca", metadata={"help": "Compression of the parameter state: 'pca', 'rp', 'umap' or 'none'."}
+    )
+    iomt_state_components: int = field(default=2, metadata={"help": "Numbers that describe a parameter state."})
+    iomt_state_parameters: str | None = field(
+        default=None, metadata={"help": "Regular expression for the parameters that the state describes."}
+    )
+    iomt_transferability: str = field(
+        default="auto", metadata={"help": "Transferability weight ω_t in [0, 1]; 'auto' stands for 0.5."}
+    )
+    iomt_beta: float = field(
+        default=0.5, metadata={"help": "Weight β in ω_t (Eq. 6), in [0, 1]; no effect where ω_t is a number."}
+    )
+    iomt_halving_cycles: int | None = field(
+        default=None, metadata={"help": "Halving period n of Eq. 7, in cycles; 0 turns halving off."}
+    )
+    iomt_variance_weight: str | None = field(default=None, metadata={"help": "Reading of Eq. 7: 'text' or 'printed'."})
+    iomt_race_steps: int | None = field(
+        default=None, metadata={"help": "Steps of a finalist in the racing start; 0 turns the race off."}
+    )
+    iomt_rollback: bool | None = field(default=None, metadata={"help": "Undo a cycle that clearly damaged the model."})
+    iomt_patience: int | None = field(
+        default=None, metadata={"help": "Damaged cycles in a row before going back to the best parameters; 0 is off."}
+    )
+    iomt_probe_samples: int = field(
+        default=0, metadata={"help": "Samples of the probe; 0 is half of what a step trains on, at least 8."}
+    )
+
+    def __post_init__(self) -> None:
+        self._validate_iomt()
+        super().__post_init__()
+
+    @property
+    def transferability_weight(self) -> float:
+        """ω_t as a number."""
+        return 0.5 if self.iomt_transferability == "auto" else float(self.iomt_transferability)
+
+    def _validate_iomt(self) -> None:
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value is None:
+                continue
+            value = value.value if isinstance(value, ExplicitEnum) else value
+            allowed = [choice.value for choice in choices]
+            if value not in allowed:
+                raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, but got {value!r}.")
+            setattr(self, name, value)
+        for name, value in PRESET_SETTINGS[self.iomt_preset].items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+        for name, (least, greatest) in _RANGES.items():
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not least <= value <= greatest:
+                raise ValueError(f"`{least} <= {name} <= {greatest}` must hold, but got {name}={value!r}.")
+        tau = self.iomt_switch_steps
+        if not isinstance(tau, (int, float)) or not math.isfinite(tau) or tau <= 0 or (tau > 1 and tau != int(tau)):
+            raise ValueError(
+                "`iomt_switch_steps` must be a whole number of steps, at least 1, or a share of an epoch between 0 "
+                f"and 1, but got {tau!r}."
+            )
+        self._validate_transferability()
+        self._validate_candidates(self.iomt_candidates)
+
+    def _validate_transferability(self) -> None:
+        value = self.iomt_transferability
+        if value == "auto":
+            return
+        try:
+            valid = 0 <= float(value) <= 1
+        except (TypeError, ValueError):
+            valid = False
+        if not valid:
+            raise ValueError(f"`iomt_transferability` must be 'auto' or a number in [0, 1], but got {value!r}.")
+        self.iomt_transferability = str(value)
+
+    def _validate_candidates(self, value: Any) -> None:
+        if not isinstance(value, (str, Sequence)) or isinstance(value, (bytes, Mapping, Candidate)):
+            raise ValueError(f"`iomt_candidates` must be a string or a list, but got {value!r}.")
+        # A string is what survives the command line, JSON and the checkpoint.
+        self.iomt_candidates = format_candidates(value)
+        if self.iomt_candidates != "auto" and self.iomt_candidates not in PRESETS:
+            try:
+                parse_candidates(self.iomt_candidates, find_family(self))
+            except ValueError as error:
+                raise ValueError(
+                    f"Cannot use `iomt_candidates={self.iomt_candidates!r}`. {error} "
+                    f"The name of a preset is allowed too: auto, {', '.join(PRESETS)}."
+                ) from None
+
+
+def iomt_field_names() -> list[str]:
+    """Names of the settings that IOMT adds."""
+    return [item.name for item in fields(IOMTTrainingArguments) if item.name.startswith("iomt_")]
