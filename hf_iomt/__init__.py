@@ -23,7 +23,21 @@ _EXPORTS = {
     "register_family": "optim",
 }
 
-__all__ = ["__version__", *_EXPORTS]
+__all__ = [
+    "Candidate",
+    "IOMTTrainer",
+    "IOMTTrainerMixin",
+    "IOMTTrainingArguments",
+    "InterleavedOptimizer",
+    "Interleaving",
+    "InterleavingSettings",
+    "Selector",
+    "SelectorSettings",
+    "__version__",
+    "list_families",
+    "parse_candidates",
+    "register_family",
+]
 
 if TYPE_CHECKING:
     from .interleaving import Interleaving, InterleavingSettings

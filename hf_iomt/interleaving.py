@@ -180,7 +180,7 @@ class Interleaving:
             self._judge()
 
     def finish(self) -> None:
-        """End the last cycle, or a race that training stopped in, so that the model is left in its best known state."""
+        """End the last cycle, or a race that training stopped in, and leave the model in its best known state."""
         if self._race is not None:
             self._race.after_stop()
             self._settle(self._race)
@@ -310,7 +310,7 @@ class Interleaving:
     def _settle(self, race: Race) -> None:
         """Go on from the race's result; the finalists are what is interleaved from now on."""
         # Where every entrant did damage, all candidates stay, and rollback keeps watch.
-        finalists = [branch for branch in race.finalists if branch.alive]
+        finalists = race.finalists
         race.settle()
         if self._uses_probe:
             self._accepted_loss = self._probe_loss()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.utils.data import DataLoader
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -45,21 +47,22 @@ class Probe:
             for inputs in self._batches:
                 with trainer.compute_loss_context_manager():
                     # A copy, because losses may take labels out of the dictionary.
-                    losses.append(trainer.compute_loss(model, dict(inputs)).detach().mean().double())
+                    loss = cast(torch.Tensor, trainer.compute_loss(model, dict(inputs)))
+                losses.append(loss.detach().mean().double())
         values = trainer.accelerator.reduce(torch.stack(losses), "mean").cpu().numpy()
-        return np.nan_to_num(values, nan=np.inf, posinf=np.inf, neginf=np.inf)
+        return np.where(np.isfinite(values), values, np.inf)
 
     def _draw(self) -> list[Any]:
         trainer = self._trainer
-        loader = trainer.callback_handler.train_dataloader
-        dataset = loader.dataset
+        loader = cast(DataLoader[Any], trainer.callback_handler.train_dataloader)
+        dataset: Any = loader.dataset
         if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
             # Ranks draw different samples, and their losses are averaged.
             generator = np.random.default_rng([trainer.args.seed, trainer.args.process_index])
             chosen = generator.permutation(len(dataset))[: self._samples].tolist()
             rows = [dataset[index] for index in chosen]
         else:
-            rows = [row for row, _ in zip(dataset, range(self._samples), strict=False)]
+            rows = list(itertools.islice(dataset, self._samples))
         chunks = [rows[start : start + self._size] for start in range(0, len(rows), self._size)]
         return [trainer._prepare_inputs(loader.collate_fn(chunk)) for chunk in chunks]
 

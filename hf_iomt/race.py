@@ -15,10 +15,11 @@ from .optim import InterleavedOptimizer, ParameterAverage, Snapshot
 
 FINALISTS = 3
 # A race takes at most this share of a run; a longer one is shortened.
-_LARGEST_SHARE = 0.35
-# Entrants are ranked by what their loss may be at best: the mean change on the probe less this many standard errors.
-# In the first steps an entrant that hardly moves looks better than one that has begun to learn.
-_OPTIMISM = 2.0
+_LARGEST_SHARE = 0.25
+# An entrant is idle, see `Race`, where its loss has not fallen by this many standard errors of the change ...
+_SIGNIFICANT = 2.0
+# ... and that standard error, which tells how much its predictions moved, is among the smallest third.
+_IDLE_SHARE = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class RacePlan:
     @property
     def probes(self) -> int:
         """How often the probe is measured, but for the few times at the start and the end."""
-        return sum(self._fields[: len(self.rungs)]) + self._fields[len(self.rungs) - 1]
+        return 2 * sum(self._fields[: len(self.rungs)])
 
     @property
     def _fields(self) -> tuple[int, ...]:
@@ -60,7 +61,7 @@ def plan_race(candidates: int, race_steps: int, max_steps: int) -> RacePlan | No
 
     There are three rungs, at a quarter, a half and all of `race_steps`; the field shrinks by equal factors to three
     finalists. Up to three candidates race one rung of a quarter, which shows those that destroy the model. A race
-    that would take more than 35 % of the run is shortened in proportion, and where one step each is still too much,
+    that would take more than a quarter of the run is shortened in proportion; where one step each is still too much,
     every k-th candidate races.
 
     Args:
@@ -103,7 +104,8 @@ class Branch:
     family_state: dict[str, Any] | None = None
     steps: int = 0
     loss: float = math.inf
-    rank: float = math.inf
+    change: float = 0.0
+    error: float = 0.0
     alive: bool = True
 
 
@@ -112,9 +114,17 @@ class Race:
     Runs a [`RacePlan`] step by step.
 
     Every entrant trains from the origin with its own optimizer state, at its own learning rate whatever the schedule,
-    so that warm-up does not blind the race. At the end of a rung the probe judges the mean of its parameters over the
-    rung, which does not punish a large learning rate for the noise that a schedule will take away; at the end of the
-    last rung the last parameters count as well, where they are worse.
+    so that warm-up does not blind the race. At the end of a rung it is judged by the worse of the probe at its last
+    parameters and at their mean over the rung: the mean shows learning rates that are too large as well as the last
+    parameters show those that destroy.
+
+    Places in the next rung go to the lowest losses. Entrants that did damage are out, and idle ones come last: those
+    whose predictions have hardly changed, and not for the better. For in the first steps an entrant that does nothing
+    looks better than one that has begun to learn.
+
+    The first candidate of the list is the one that the user trusts most: it has a place among the finalists unless it
+    does damage, and training goes on from its branch. Early losses favour large learning rates, which may
+    be the wrong ones in the end.
 
     Args:
         plan ([`RacePlan`]): Who races for how long.
@@ -161,8 +171,7 @@ class Race:
     @property
     def finalists(self) -> list[Branch]:
         """The best entrants, the best first: those that finished the rungs so far and did no damage."""
-        ranked = sorted(self._field, key=lambda branch: branch.rank)
-        return [branch for branch in ranked if branch.alive][:FINALISTS] or ranked[:1]
+        return self._promote(FINALISTS)
 
     def after_step(self) -> Branch | None:
         """
@@ -179,15 +188,14 @@ class Race:
         self._leave(branch)
         self._position += 1
         if self._position == len(self._field):
-            ranked = sorted((item for item in self._field if item.alive), key=lambda item: item.rank)
-            self._field = ranked[: self.plan.kept[self._rung]] or sorted(self._field, key=lambda item: item.rank)[:1]
+            self._field = self._promote(self.plan.kept[self._rung])
             self._position = 0
             # What is out of the race need not be kept in memory.
             for item in self.branches:
                 if item not in self._field:
                     item.snapshot, item.family_state = self._origin, None
             self._rung += 1
-            if not any(item.alive for item in self._field):
+            if not self._field:
                 self._rung = len(self.plan.rungs)
         if not self.finished:
             self._enter(self._field[self._position])
@@ -200,12 +208,12 @@ class Race:
 
     def settle(self) -> None:
         """
-        End the race: go on from the best finalist, or from the mean of the finalists where the probe prefers it.
+        End the race: go on from the first finalist, or from the mean of the finalists where the probe prefers it.
 
         Finalists' families keep their optimizer state; all others start afresh.
         """
         self._optimizer.ignore_schedule = False
-        finalists = [branch for branch in self.finalists if branch.alive]
+        finalists = self.finalists
         for family in {candidate.family for candidate in self._optimizer.candidates}:
             self._optimizer.reset_family(family)
         if not finalists:
@@ -239,12 +247,27 @@ class Race:
         branch.family_state = self._optimizer.family_state(self._optimizer.active.family)
         self._average.snapshot().restore()
         losses = self._probe()
-        if self._rung == len(self.plan.rungs) - 1:
-            branch.snapshot.restore()
-            last = self._probe()
-            losses = last if last.mean() > losses.mean() else losses
+        branch.snapshot.restore()
+        last = self._probe()
+        losses = last if last.mean() > losses.mean() else losses
         branch.loss = float(losses.mean())
         branch.alive = not self._is_broken(branch.loss, self.origin_loss)
         if branch.alive:
             changes = losses - self._origin_losses
-            branch.rank = float(changes.mean() - _OPTIMISM * changes.std() / math.sqrt(len(changes)))
+            branch.change = float(changes.mean())
+            branch.error = float(changes.std() / math.sqrt(len(changes)))
+
+    def _promote(self, places: int) -> list[Branch]:
+        entrants = [branch for branch in self._field if branch.alive]
+        errors = sorted(branch.error for branch in entrants)
+        least = errors[int(len(errors) * _IDLE_SHARE)] if errors else 0.0
+        idle = {
+            branch.candidate: branch.error < least and branch.change > -_SIGNIFICANT * branch.error
+            for branch in entrants
+        }
+        first = self.plan.entrants[0]
+
+        def order(branch: Branch) -> tuple[bool, bool, float]:
+            return branch.candidate != first, idle[branch.candidate], branch.loss
+
+        return sorted(entrants, key=order)[:places]

@@ -5,14 +5,16 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from .callbacks import InterleavingCallback
-from .interleaving import Interleaving, InterleavingSettings
+from .interleaving import Interleaving
 from .optim import PRESETS, Candidate, InterleavedOptimizer, parse_candidates, trainable_tensors
 from .probe import Probe
 from .race import RacePlan, plan_race
@@ -20,7 +22,6 @@ from .selection import (
     HISTORY_NAME,
     ParameterProjection,
     Selector,
-    SelectorSettings,
     select_parameters,
     write_history,
 )
@@ -38,7 +39,11 @@ _RACE_PROBE_SHARE = 0.05
 # Of the cycles after the race at most one in this many is drawn by Eq. 3.
 _INITIAL_SHARE = 3
 
-_Base = Trainer if TYPE_CHECKING else object
+if TYPE_CHECKING:
+    # A mixin has no base of its own; a type checker sees that of the trainers it is mixed into.
+    _Base = Trainer
+else:
+    _Base = object
 
 
 class IOMTTrainerMixin(_Base):
@@ -64,6 +69,7 @@ class IOMTTrainerMixin(_Base):
     """
 
     args: IOMTTrainingArguments
+    optimizer_cls_and_kwargs: tuple[Any, dict[str, Any]] | None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -106,30 +112,30 @@ class IOMTTrainerMixin(_Base):
             ValueError: Nothing is trainable, or a trainable parameter is float16.
         """
         if self.optimizer is None:
-            target = self.model if model is None else model
+            target = cast(nn.Module, self.model if model is None else model)
             _check_trainable(target)
             find = find_family(self.args, target)
             self.optimizer_cls_and_kwargs = (
                 InterleavedOptimizer,
                 {
-                    "candidates": resolve_candidates(self.args.iomt_candidates, target, find),
+                    "candidates": resolve_candidates(str(self.args.iomt_candidates), target, find),
                     "idle_state": self.args.iomt_idle_state,
                     "find_family": find,
                 },
             )
-            super().create_optimizer(model)
+            optimizer = super().create_optimizer(model)
             # The groups' weight decay cannot tell them apart where `args.weight_decay` is 0.
             names = set(self.get_decay_parameter_names(target))
             decayed = {id(parameter) for name, parameter in target.named_parameters() if name in names}
-            for group in self.optimizer.param_groups:
+            for group in optimizer.param_groups:
                 group["decay"] = any(id(parameter) in decayed for parameter in group["params"])
-        return self.optimizer
+        return cast(torch.optim.Optimizer, self.optimizer)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
         """Train on one batch as Trainer does, and pass the loss of the optimizer step on."""
-        loss = super().training_step(model, inputs, num_items_in_batch)
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         if self.interleaving is not None:
             # Trainer scales the loss of each batch so that those of one optimizer step add up to their mean.
             self._step_loss = loss if self._step_loss is None else self._step_loss + loss
@@ -164,7 +170,9 @@ class IOMTTrainerMixin(_Base):
             switch_steps,
             initial_cycles,
         )
-        named = dict(self.model.named_parameters())
+        settings = args.interleaving_settings(switch_steps)
+        model = cast(nn.Module, self.model)
+        named = dict(model.named_parameters())
         selected = select_parameters(named.items(), args.iomt_state_parameters)
         per_step = args.train_batch_size * args.gradient_accumulation_steps
         self.interleaving = Interleaving(
@@ -172,30 +180,13 @@ class IOMTTrainerMixin(_Base):
             Selector(
                 [candidate.family for candidate in optimizer.candidates],
                 [candidate.settings for candidate in optimizer.candidates],
-                SelectorSettings(
-                    initial_cycles=initial_cycles,
-                    initial_sampling=args.iomt_initial_sampling,
-                    min_weight=args.iomt_min_weight,
-                    selection=args.iomt_selection,
-                    transferability=args.transferability_weight,
-                    halving_cycles=args.iomt_halving_cycles,
-                    variance_weight=args.iomt_variance_weight,
-                    state_compression=args.iomt_state_compression,
-                    state_components=args.iomt_state_components,
-                    surrogate_window=args.iomt_surrogate_window,
-                ),
+                args.selector_settings(initial_cycles),
                 seed=args.seed,
             ),
-            trainable_tensors(self.model),
+            trainable_tensors(model),
             ParameterProjection([(name, named[name]) for name in selected], args.seed),
             # One candidate leaves nothing to choose: the run is Trainer's own, to the last bit.
-            InterleavingSettings(
-                switch_steps=switch_steps,
-                alpha=args.iomt_alpha,
-                score="losses" if alone else args.iomt_score,
-                rollback=bool(args.iomt_rollback) and not alone,
-                patience=args.iomt_patience,
-            ),
+            replace(settings, score="losses", rollback=False) if alone else settings,
             probe=Probe(self, args.iomt_probe_samples or max(8, per_step // 2)),
             race=race,
             race_probe=None if race is None else Probe(self, self._race_probe_samples(race, per_step), _RACE_GROUPS),
@@ -208,7 +199,7 @@ class IOMTTrainerMixin(_Base):
     def save_history(self) -> None:
         """Write `iomt_history.json` into the output folder."""
         if self.interleaving is not None and self.args.should_save:
-            write_history(self.iomt_history, os.path.join(self.args.output_dir, HISTORY_NAME))
+            write_history(self.iomt_history, os.path.join(str(self.args.output_dir), HISTORY_NAME))
 
     def _race_probe_samples(self, race: RacePlan, per_step: int) -> int:
         """Samples that keep the race's probes near a fixed share of the run's forward passes."""
@@ -217,9 +208,9 @@ class IOMTTrainerMixin(_Base):
 
     def _cycle_plan(self, steps: int) -> tuple[int, int]:
         """Switch step τ and initial cycles, shortened where `steps` leave no room for them."""
-        tau = self.args.iomt_switch_steps
+        tau, planned_cycles = float(self.args.iomt_switch_steps or 0), int(self.args.iomt_initial_cycles or 0)
         if tau < 1:
-            loader = self.callback_handler.train_dataloader
+            loader = cast(DataLoader[Any], self.callback_handler.train_dataloader)
             try:
                 epoch = len(loader) // self.args.gradient_accumulation_steps
             except TypeError:
@@ -230,8 +221,8 @@ class IOMTTrainerMixin(_Base):
             tau = max(1, round(tau * epoch))
         switch_steps = max(1, min(int(tau), steps // _LEAST_CYCLES))
         cycles = max(1, steps // switch_steps)
-        initial_cycles = min(self.args.iomt_initial_cycles, max(1, cycles // _INITIAL_SHARE))
-        if (switch_steps, initial_cycles) != (int(tau), self.args.iomt_initial_cycles):
+        initial_cycles = min(planned_cycles, max(1, cycles // _INITIAL_SHARE))
+        if (switch_steps, initial_cycles) != (int(tau), planned_cycles):
             logger.info("A short run: cycles of %d steps, %d of them drawn.", switch_steps, initial_cycles)
         return switch_steps, initial_cycles
 

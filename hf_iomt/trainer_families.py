@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import Trainer, TrainingArguments
@@ -56,5 +56,5 @@ def _from_trainer(name: str, args: TrainingArguments, model: nn.Module | None) -
     # A shallow copy: making TrainingArguments anew would set up the device and the process group again.
     named = copy.copy(args)
     named.optim = OptimizerNames(name)
-    optimizer_class, settings = Trainer.get_optimizer_cls_and_kwargs(named, model)
+    optimizer_class, settings = Trainer.get_optimizer_cls_and_kwargs(named, cast(Any, model))
     return optimizer_class, dict(settings)

@@ -10,7 +10,9 @@ from typing import Any
 from transformers import TrainingArguments
 from transformers.utils.generic import ExplicitEnum
 
+from .interleaving import InterleavingSettings
 from .optim import PRESETS, Candidate, format_candidates, parse_candidates
+from .selection import SelectorSettings
 from .trainer_families import find_family
 
 
@@ -78,6 +80,7 @@ PRESET_SETTINGS: dict[str, dict[str, Any]] = {
         "iomt_race_steps": 40,
         "iomt_rollback": True,
         "iomt_patience": 4,
+        "iomt_advantage": 1.0,
     },
     "paper": {
         "iomt_candidates": "paper",
@@ -89,6 +92,7 @@ PRESET_SETTINGS: dict[str, dict[str, Any]] = {
         "iomt_race_steps": 0,
         "iomt_rollback": False,
         "iomt_patience": 0,
+        "iomt_advantage": 0.0,
     },
 }
 
@@ -114,6 +118,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "iomt_probe_samples": (0, math.inf),
     "iomt_race_steps": (0, math.inf),
     "iomt_patience": (0, math.inf),
+    "iomt_advantage": (0, math.inf),
 }
 
 
@@ -137,6 +142,7 @@ class IOMTTrainingArguments(TrainingArguments):
             A candidate list such as `"sgdm:lr=0.1|0.01; adamw:lr=1e-3"`, a list of such strings, of
             [`~optim.Candidate`]s or of dictionaries, or the name of a preset list: `"paper"`, `"paper_wide"`,
             `"lora"`, `"head"`, `"full"`, or `"auto"`, which looks at what is trainable. Default preset: `"auto"`.
+            What you trust most comes first: see `iomt_advantage`.
         iomt_idle_state (`str`, *optional*, defaults to `"keep"`):
             `"keep"` or `"reset"` the optimizer state of families that are not active.
 
@@ -188,9 +194,12 @@ class IOMTTrainingArguments(TrainingArguments):
     > Parameters that control what makes exploration safe
 
     Args:
+        iomt_advantage (`float`, *optional*):
+            Head start of the first candidate of the list, the one to trust most: the surrogate turns to another where
+            its gain is larger by this many standard deviations of the scores. Default preset: 1, paper: 0.
         iomt_race_steps (`int`, *optional*):
             Steps of a finalist in the racing start; 0 turns the race off. Default preset: 40, paper: 0.
-            A race takes at most 35 % of a run; it is shortened in proportion where there is less room.
+            A race takes at most a quarter of a run; it is shortened in proportion where there is less room.
         iomt_rollback (`bool`, *optional*):
             Undo a cycle that clearly damaged the model. Default preset: on, paper: off.
         iomt_patience (`int`, *optional*):
@@ -245,6 +254,9 @@ class IOMTTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "Halving period n of Eq. 7, in cycles; 0 turns halving off."}
     )
     iomt_variance_weight: str | None = field(default=None, metadata={"help": "Reading of Eq. 7: 'text' or 'printed'."})
+    iomt_advantage: float | None = field(
+        default=None, metadata={"help": "Head start of the first candidate, in standard deviations of the scores."}
+    )
     iomt_race_steps: int | None = field(
         default=None, metadata={"help": "Steps of a finalist in the racing start; 0 turns the race off."}
     )
@@ -264,6 +276,17 @@ class IOMTTrainingArguments(TrainingArguments):
     def transferability_weight(self) -> float:
         """ω_t as a number."""
         return 0.5 if self.iomt_transferability == "auto" else float(self.iomt_transferability)
+
+    def selector_settings(self, initial_cycles: int) -> SelectorSettings:
+        """The settings of the selector, for a run with room for this many initial cycles."""
+        values = {item.name: getattr(self, f"iomt_{item.name}") for item in fields(SelectorSettings)}
+        values |= {"initial_cycles": initial_cycles, "transferability": self.transferability_weight}
+        return SelectorSettings(**values)
+
+    def interleaving_settings(self, switch_steps: int) -> InterleavingSettings:
+        """The settings of the loop, for cycles of this many steps."""
+        values = {item.name: getattr(self, f"iomt_{item.name}") for item in fields(InterleavingSettings)}
+        return InterleavingSettings(**{**values, "switch_steps": switch_steps})
 
     def _validate_iomt(self) -> None:
         for name, choices in _CHOICES.items():
@@ -316,8 +339,3 @@ class IOMTTrainingArguments(TrainingArguments):
                     f"Cannot use `iomt_candidates={self.iomt_candidates!r}`. {error} "
                     f"The name of a preset is allowed too: auto, {', '.join(PRESETS)}."
                 ) from None
-
-
-def iomt_field_names() -> list[str]:
-    """Names of the settings that IOMT adds."""
-    return [item.name for item in fields(IOMTTrainingArguments) if item.name.startswith("iomt_")]

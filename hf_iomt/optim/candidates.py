@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,12 +75,16 @@ def make_candidate(
     if "lr" not in settings:
         raise ValueError(f"The family {family!r} has no lr. Give every family one, as in '{family}:lr=0.01'.")
     lr = settings["lr"]
-    if not isinstance(lr, (int, float)) or isinstance(lr, bool) or not math.isfinite(lr) or lr <= 0:
+    # The comparison comes first: Python cannot convert its largest integers to a float.
+    if not isinstance(lr, (int, float)) or isinstance(lr, bool) or not 0 < lr <= sys.float_info.max:
         raise ValueError(f"`lr > 0` must hold, but got lr={lr!r} for the family {family!r}.")
     # lr leads, because that is what a reader looks for; the rest is sorted so that equal settings compare equal.
     ordered: list[tuple[str, Any]] = [("lr", float(lr))]
     ordered += sorted(
-        (key, tuple(value) if isinstance(value, list) else value) for key, value in settings.items() if key != "lr"
+        (key, tuple(value) if isinstance(value, list) else value)
+        for key, value in settings.items()
+        # None is how torch spells "not set".
+        if key != "lr" and value is not None
     )
     candidate = Candidate(family, tuple(ordered))
     try:

@@ -42,9 +42,13 @@ class Family:
             and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
         )
 
+    def arguments(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Constructor arguments for a candidate's `settings`: the family's own and these."""
+        return {**self.defaults, **settings, **self.fixed}
+
     def build(self, params: Iterable[Any], settings: Mapping[str, Any]) -> torch.optim.Optimizer:
-        """Construct the torch optimizer over `params` with the family's arguments and a candidate's `settings`."""
-        return self.optimizer_class(params, **{**self.defaults, **settings, **self.fixed})
+        """Construct the torch optimizer over `params` for a candidate's `settings`."""
+        return self.optimizer_class(params, **self.arguments(settings))
 
 
 _FAMILIES: dict[str, Family] = {
@@ -72,12 +76,12 @@ def register_family(
     Make an optimizer class available in candidate lists.
 
     Args:
-        name (`str`): Name to use in candidate lists. Registering the same name and class again is allowed.
+        name (`str`): Name to use in candidate lists. Registering the same again is allowed.
         optimizer_class (`type[torch.optim.Optimizer]`): Any optimizer that steps without a closure.
         defaults (`Mapping[str, Any]`, *optional*): Constructor arguments shared by the family's candidates.
 
     Raises:
-        ValueError: `name` is malformed or taken by another class.
+        ValueError: `name` is malformed, or taken by another class or other defaults.
         TypeError: `optimizer_class` is not a `torch.optim.Optimizer` class.
 
     Example:
@@ -94,12 +98,13 @@ def register_family(
         )
     if not (isinstance(optimizer_class, type) and issubclass(optimizer_class, torch.optim.Optimizer)):
         raise TypeError(f"`optimizer_class` must be a subclass of torch.optim.Optimizer, but got {optimizer_class!r}.")
-    known = _FAMILIES.get(name)
-    if known is not None and known.optimizer_class is not optimizer_class:
-        raise ValueError(
-            f"The family {name!r} is already registered with {known.optimizer_class.__name__}. Choose another name."
-        )
     family = Family(name, optimizer_class, defaults=dict(defaults or {}))
+    known = _FAMILIES.get(name)
+    if known is not None and known != family:
+        raise ValueError(
+            f"The family {name!r} is already registered with {known.optimizer_class.__name__} and "
+            f"{known.arguments({})}. Choose another name."
+        )
     _FAMILIES[name] = family
     return family
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 
@@ -72,6 +72,7 @@ class InterleavedOptimizer(torch.optim.Optimizer):
         self.ignore_schedule = False
         self.last_learning_rate = 0.0
         self._families = {candidate.family: find_family(candidate.family) for candidate in self.candidates}
+        self._fallbacks = {name: self._find_fallbacks(family) for name, family in self._families.items()}
         self._inner: dict[str, torch.optim.Optimizer] = {}
         self._active = 0
         super().__init__(params, {"lr": 1.0, "weight_decay": 0.0, "decay": True, "candidate": self.active.name})
@@ -95,11 +96,15 @@ class InterleavedOptimizer(torch.optim.Optimizer):
         """Make `candidates[index]` the one that steps from now on."""
         if not 0 <= index < len(self.candidates):
             raise IndexError(f"`0 <= index < {len(self.candidates)}` must hold, but got index={index}.")
-        previous, family = self.active.family, self.candidates[index].family
+        before = self.active
+        previous, family = before.family, self.candidates[index].family
         self._active = index
         for group in self.param_groups:
             group["candidate"] = self.active.name
         if previous == family:
+            # RMSprop with momentum, say, needs a slot that RMSprop without it has not made.
+            if self._switches(before) != self._switches(self.active):
+                self.reset_family(family)
             return
         idle = self._inner.get(previous)
         if idle is not None and callable(getattr(idle, "eval", None)):
@@ -107,6 +112,14 @@ class InterleavedOptimizer(torch.optim.Optimizer):
             del self._inner[previous]
         elif self.idle_state == "reset":
             self.reset_family(previous)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a parameter group, as for any torch optimizer; all families step it from now on."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        group["candidate"] = self.active.name
+        for inner in self._inner.values():
+            inner.add_param_group({"params": group["params"]})
 
     def reset_family(self, family: str) -> None:
         """Forget the state of a family; it starts afresh when it is next used."""
@@ -144,7 +157,7 @@ class InterleavedOptimizer(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Make one step with the active candidate."""
         self.last_learning_rate = self.learning_rate
-        return cast("float | None", self._family_optimizer(self.active.family, synchronise=True).step(closure))
+        return self._family_optimizer(self.active.family, synchronise=True).step(closure)
 
     def train(self) -> None:
         """Put the active family in training mode where it has one (schedule-free optimizers)."""
@@ -226,6 +239,7 @@ class InterleavedOptimizer(torch.optim.Optimizer):
             "ignore_schedule",
             "last_learning_rate",
             "_families",
+            "_fallbacks",
             "_inner",
             "_active",
         )
@@ -242,25 +256,40 @@ class InterleavedOptimizer(torch.optim.Optimizer):
         """The inner optimizer of a family, with the outer groups' parameters and, on request, hyperparameters."""
         known = self._families[family]
         inner = self._inner.get(family)
-        settings = self.active.settings if self.active.family == family else self._first(family).settings
+        candidate = self.active if self.active.family == family else self._first(family)
         if inner is None:
-            inner = known.build([{"params": group["params"]} for group in self.param_groups], settings)
+            inner = known.build([{"params": group["params"]} for group in self.param_groups], candidate.settings)
+            if callable(getattr(inner, "train", None)):
+                inner.train()  # type: ignore[attr-defined]
             self._inner[family] = inner
             synchronise = True
-        for group in self.param_groups[len(inner.param_groups) :]:
-            inner.add_param_group({"params": group["params"]})
         if synchronise:
             # At every step, because schedulers, `accelerator.prepare` and sharding replace entries, lists and whole
             # dictionaries of the outer groups at any time.
-            settings = {**known.defaults, **settings, **known.fixed}
+            own = known.arguments(candidate.settings)
+            settings = self._settings(candidate)
             for outer, group in zip(self.param_groups, inner.param_groups, strict=True):
                 group["params"] = outer["params"]
                 group.update(settings)
-                group["lr"] = settings["lr"] * self._multiplier(outer)
+                group["lr"] = own["lr"] * self._multiplier(outer)
                 if "weight_decay" in group:
-                    own = settings.get("weight_decay", outer["weight_decay"])
-                    group["weight_decay"] = own if outer["decay"] else 0.0
+                    decay = own.get("weight_decay", outer["weight_decay"])
+                    group["weight_decay"] = decay if outer["decay"] else 0.0
         return inner
+
+    def _switches(self, candidate: Candidate) -> dict[str, bool]:
+        """Which of a candidate's hyperparameters are on at all."""
+        return {key: bool(value) for key, value in self._settings(candidate).items() if key != "weight_decay"}
+
+    def _settings(self, candidate: Candidate) -> dict[str, Any]:
+        return {**self._fallbacks[candidate.family], **self._families[candidate.family].arguments(candidate.settings)}
+
+    def _find_fallbacks(self, family: Family) -> dict[str, Any]:
+        """The optimizer's own values of what some candidate of the family sets, for those that do not set it."""
+        first = self._first(family.name)
+        defaults = family.build([torch.nn.Parameter(torch.zeros(1))], {"lr": first.learning_rate}).defaults
+        members = [candidate for candidate in self.candidates if candidate.family == family.name]
+        return {key: defaults[key] for candidate in members for key in candidate.settings if key in defaults}
 
     def _first(self, family: str) -> Candidate:
         return next(candidate for candidate in self.candidates if candidate.family == family)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
+from scipy.sparse import coo_matrix, csr_matrix
 from sklearn.decomposition import PCA
 from sklearn.random_projection import SparseRandomProjection
 
@@ -20,15 +20,15 @@ Compression = Literal["pca", "rp", "umap", "none"]
 
 # Components kept per tensor before the states visited so far are compressed together.
 _PER_TENSOR = 8
-_LAST_LAYERS = 2
+_LAST_MATRICES = 6
 
 
 def select_parameters(parameters: Iterable[tuple[str, torch.Tensor]], pattern: str | None = None) -> list[str]:
     """
     Choose which tensors the state describes.
 
-    Without a pattern these are the LoRA matrices A and B where there are any, else the classifier with the last two
-    hidden layers: the last `2 + 2` modules that own a trainable matrix, in the model's order.
+    Without a pattern these are the LoRA matrices A and B where there are any, else the classifier with the last
+    hidden layers: the last six trainable matrices, in the model's order.
 
     Args:
         parameters (`Iterable[tuple[str, torch.Tensor]]`): Names and tensors, in the model's order.
@@ -50,7 +50,7 @@ def select_parameters(parameters: Iterable[tuple[str, torch.Tensor]], pattern: s
     if adapters:
         return adapters
     matrices = [name for name, tensor in trainable if tensor.dim() > 1] or [name for name, _ in trainable]
-    return matrices[-2 * (_LAST_LAYERS + 1) :]
+    return matrices[-_LAST_MATRICES:]
 
 
 class ParameterProjection:
@@ -88,9 +88,14 @@ class ParameterProjection:
 
 def _sparse_projection(size: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Row numbers, column numbers and values of an 8 × size matrix after Li et al., density 1/√size."""
+    if size == 0:
+        # The empty shard of a tensor that other ranks hold.
+        nothing = torch.zeros(0, dtype=torch.int64)
+        return nothing, nothing, torch.zeros(0)
     # An empty sparse matrix tells scikit-learn the shape without allocating `size` numbers.
     projection = SparseRandomProjection(min(_PER_TENSOR, size), random_state=seed % 2**32)
-    matrix = projection.fit(csr_matrix((1, size))).components_.tocoo()
+    # scikit-learn returns a dense matrix where the density is 1.
+    matrix = coo_matrix(projection.fit(csr_matrix((1, size))).components_)
     return (
         torch.as_tensor(matrix.row.astype(np.int64)),
         torch.as_tensor(matrix.col.astype(np.int64)),
@@ -121,12 +126,15 @@ def compress(states: Array, compression: Compression, components: int, seed: int
     if compression == "none" or count < 2 or dimensions == 0:
         return np.zeros((count, 0))
     centred = states - states.mean(axis=0)
+    if np.abs(centred).max() <= 1e-12 * np.abs(states).max():
+        # Equal up to rounding: nothing to tell them apart by.
+        return np.zeros((count, min(components, count, dimensions)))
     if compression == "rp":
         generator = np.random.default_rng(seed)
         embedded = centred @ generator.standard_normal((dimensions, components))
     elif compression == "pca":
         kept = min(components, count, dimensions)
-        embedded = PCA(kept, svd_solver="full").fit_transform(centred) if centred.any() else np.zeros((count, kept))
+        embedded = PCA(kept, svd_solver="full").fit_transform(centred)
     else:
         # UMAP needs more points than neighbours and components.
         if count <= components + 2:

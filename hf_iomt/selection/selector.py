@@ -41,6 +41,7 @@ class SelectorSettings:
     state_compression: Compression = "pca"
     state_components: int = 2
     surrogate_window: int = 64
+    advantage: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,7 @@ class Selector:
             families = [self._families[candidate] for candidate in self.contenders]
             return Choice(self.contenders[self._sampling.draw(families, self._generator)], "initial")
         mean, std = self.predict(state)
+        # i counts the cycles that the surrogate decides.
         weight = variance_weight(
             cycle - self.settings.initial_cycles,
             self.settings.halving_cycles,
@@ -135,7 +137,7 @@ class Selector:
         )
         gains = gain(mean, std, weight)
         # The sigmoid saturates to equal values for large arguments; its argument decides, which is the same order.
-        best = int(np.argmax(mean + weight * std))
+        best = int(np.argmax(mean + weight * std + self._advantages()))
         return Choice(self.contenders[best], "surrogate", float(mean[best]), float(std[best]), float(gains[best]))
 
     def predict(self, state: Array) -> tuple[Array, Array]:
@@ -164,6 +166,12 @@ class Selector:
             mean[columns], std[columns] = surrogate.predict(queries)
         return centre + spread * mean, spread * std
 
+    def _advantages(self) -> Array:
+        """Head start of the first candidate of the list, where it is among the contenders, in units of the score."""
+        scores = [observation.score for observation in self._window]
+        spread = float(np.std(scores)) if scores else 0.0
+        return np.array([self.settings.advantage * spread if index == 0 else 0.0 for index in self.contenders])
+
     def _inputs(self, candidate: int, features: Array) -> Array:
         # A family of one candidate without parameter state still needs one input dimension.
         return np.concatenate([self._encoded[candidate], features, [0.0]])
@@ -183,7 +191,8 @@ def encode_hyperparameters(families: Sequence[str], hyperparameters: Sequence[Ma
         keys = sorted(set().union(*flat))
         columns = []
         for key in keys:
-            values = np.array([item.get(key, 0.0) for item in flat])
+            missing = _encode(key.partition(".")[0], 0.0)
+            values = np.array([item.get(key, missing) for item in flat])
             if np.ptp(values) > 0:
                 columns.append((values - values.min()) / np.ptp(values))
         for row, index in enumerate(members):
@@ -195,6 +204,9 @@ def _flatten(hyperparameters: Mapping[str, Any]) -> dict[str, float]:
     flat: dict[str, float] = {}
     for key, value in hyperparameters.items():
         for position, item in enumerate(value if isinstance(value, (tuple, list)) else (value,)):
-            number = float(item)
-            flat[f"{key}.{position}"] = math.log10(max(number, 1e-12)) if key in _LOGARITHMIC else number
+            flat[f"{key}.{position}"] = _encode(key, float(item))
     return flat
+
+
+def _encode(key: str, value: float) -> float:
+    return math.log10(max(value, 1e-12)) if key in _LOGARITHMIC else value

@@ -58,7 +58,7 @@ class Surrogate:
         if len(targets) == 0:
             return
         observed = len(targets) if observed is None else observed
-        if self._kernel is None or len(self._kernel.k1.k2.length_scale) != inputs.shape[1]:
+        if self._kernel is None or np.size(self._kernel.k1.k2.length_scale) != inputs.shape[1]:
             self._kernel = _prior_kernel(inputs.shape[1])
         refit = observed >= self._next_refit
         if refit:
@@ -86,13 +86,17 @@ class Surrogate:
             inputs (`Array` of shape (m, d)): Where to predict.
 
         Returns:
-            Mean and standard deviation, each of shape (m,); 0 and 1 where nothing was observed.
+            Mean and standard deviation, each of shape (m,); 0 and 1 where nothing was observed or an
+            input is not finite.
         """
         if self._regressor is None:
             return np.zeros(len(inputs)), np.ones(len(inputs))
-        with warnings.catch_warnings(), _threadpools().limit(limits=1, user_api="blas"):
-            warnings.simplefilter("ignore")
-            mean, std = self._regressor.predict(inputs, return_std=True)
+        try:
+            with warnings.catch_warnings(), _threadpools().limit(limits=1, user_api="blas"):
+                warnings.simplefilter("ignore")
+                mean, std = self._regressor.predict(inputs, return_std=True)
+        except ValueError:
+            return np.zeros(len(inputs)), np.ones(len(inputs))
         noise = self._regressor.kernel_.k2.noise_level
         return mean, np.sqrt(np.maximum(std**2 - noise, 0.0))
 

@@ -1,0 +1,142 @@
+"""The command `hf-iomt`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from . import __version__
+
+# torch and transformers take seconds to import, so only the commands that need them do: `--help` answers at once.
+if TYPE_CHECKING:
+    from .optim import Family
+
+
+def main(argv: list[str] | None = None) -> int:
+    """
+    Run the command line.
+
+    Args:
+        argv (`list[str]`, *optional*): Arguments without the program's name; those of the process if left out.
+
+    Returns:
+        `int`: The exit code: 0, or 2 for input that cannot be used.
+    """
+    arguments = make_parser().parse_args(argv)
+    if arguments.command == "demo":
+        return _demo(arguments.output_dir, arguments.seed, arguments.steps)
+    return _candidates(arguments.list)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="hf-iomt", description="Fine-tuning without choosing an optimizer or a learning rate."
+    )
+    parser.add_argument("--version", action="version", version=f"hf-iomt {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    demo = commands.add_parser(
+        "demo",
+        help="tune a small model and compare with single optimizers; about a minute, no network",
+        description=(
+            "Pre-train a small ViT on some of scikit-learn's digits, tune it with LoRA to all ten by IOMTTrainer, and "
+            "compare with AdamW at Trainer's defaults and with the 15 optimizers of the paper's grid. Runs on the "
+            "CPU, without a network."
+        ),
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    demo.add_argument("--output-dir", default="hf_iomt_demo", help="folder of the adapter and of iomt_history.json")
+    demo.add_argument("--seed", type=_seed, default=0, help="seed of the data split, the model and the batches")
+    demo.add_argument("--steps", type=_steps, default=300, metavar="N", help="optimizer steps of every tuning run")
+
+    candidates = commands.add_parser(
+        "candidates",
+        help="list optimizer families and presets, or expand a candidate list",
+        description=(
+            "Without an argument: the registered families with the hyperparameters that they can set, and the presets."
+            " With one: the candidates that it stands for, one a line."
+        ),
+    )
+    candidates.add_argument(
+        "list", nargs="?", help="a candidate list such as 'sgdm:lr=0.1|0.01; adamw:lr=1e-3', or the name of a preset"
+    )
+    return parser
+
+
+def _demo(output_dir: str, seed: int, steps: int) -> int:
+    from .demo import run_demo
+
+    try:
+        run_demo(output_dir, seed=seed, steps=steps)
+    except OSError as error:
+        return _fail("demo", error)
+    return 0
+
+
+def _candidates(text: str | None) -> int:
+    from .optim import PRESETS, get_family, list_families, parse_candidates
+
+    if text is None:
+        print("Families, with the hyperparameters that a candidate can set:")
+        for name in list_families():
+            print(f"  {name:<12}{', '.join(get_family(name).hyperparameters)}")
+        print("\nPresets:")
+        for name, preset in PRESETS.items():
+            print(f"  {name:<12}{len(parse_candidates(preset))} candidates: {preset}")
+        print(f"  {'auto':<12}lora, head or full, by what is trainable in the model")
+        return 0
+    text = text.strip()
+    if text == "auto":
+        return _fail(
+            "candidates",
+            "'auto' depends on what is trainable in the model. It stands for lora, head or full: name one of them.",
+        )
+    try:
+        candidates = parse_candidates(PRESETS.get(text, text), _find_family)
+    except ValueError as error:
+        # What has no colon may be a misspelt preset.
+        return _fail("candidates", error if ":" in text else f"{error} Presets: {', '.join(PRESETS)}.")
+    for candidate in candidates:
+        print(candidate.name)
+    return 0
+
+
+def _fail(command: str, message: object) -> int:
+    print(f"hf-iomt {command}: error: {message}", file=sys.stderr)
+    return 2
+
+
+def _find_family(name: str) -> Family:
+    """Every family that the trainer knows; transformers is imported only for those that are not registered."""
+    from .optim import get_family, list_families
+
+    if name in list_families():
+        return get_family(name)
+    from transformers import TrainingArguments
+
+    from .trainer_families import find_family
+
+    return find_family(TrainingArguments(use_cpu=True))(name)
+
+
+def _seed(text: str) -> int:
+    # What numpy takes as a seed.
+    return _whole_number(text, 0, 2**32 - 1)
+
+
+def _steps(text: str) -> int:
+    return _whole_number(text, 1, sys.maxsize)
+
+
+def _whole_number(text: str, least: int, greatest: int) -> int:
+    if not text.isdecimal() or not least <= int(text) <= greatest:
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number between {least:,} and {greatest:,}, but got {text!r}"
+        )
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
