@@ -68,11 +68,9 @@ def run_one(task_name: str, method: str, seed: int, path: Path, command: str) ->
         if "single" in spec:
             (candidate,) = parse_candidates(spec["single"])
             family = get_family(candidate.family)
-            settings = {**family.defaults, **family.fixed, **candidate.settings}
-            settings = {key: value for key, value in settings.items() if value is not None}
             trainer = Trainer(
                 args=TrainingArguments(**shared, learning_rate=candidate.learning_rate),
-                optimizer_cls_and_kwargs=(family.optimizer_class, settings),
+                optimizer_cls_and_kwargs=(family.optimizer_class, family.arguments(candidate.settings)),
                 **parts,
             )
         else:

@@ -151,12 +151,11 @@ def run_demo(
             for candidate in grid:
                 bar.set_postfix_str(candidate.name)
                 family = get_family(candidate.family)
-                settings = {**family.defaults, **candidate.settings, **family.fixed}
                 trainer = Trainer(
                     copy.deepcopy(model),
                     TrainingArguments(**arguments),
                     **data,
-                    optimizer_cls_and_kwargs=(family.optimizer_class, settings),
+                    optimizer_cls_and_kwargs=(family.optimizer_class, family.arguments(candidate.settings)),
                 )
                 singles.append(_tune(candidate.name, trainer, bar))
 

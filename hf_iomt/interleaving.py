@@ -19,8 +19,8 @@ from .selection import Choice, CycleRecord, ParameterProjection, Selector, as_di
 
 logger = logging.getLogger(__name__)
 
-# What counts as clearly worse than the best probe loss so far: having lost this share of the progress made, or this
-# share of the loss at the start. A probe is a small sample, so nothing less is taken for damage.
+# What counts as clearly worse than the best loss so far: having lost this share of the progress made, or this share of
+# the loss at the start. Batches differ, so nothing less is taken for damage.
 _LOST_PROGRESS = 0.5
 _LOST_START = 0.2
 
@@ -31,7 +31,7 @@ class InterleavingSettings:
 
     switch_steps: int = 25
     alpha: float = 0.1
-    score: Literal["losses", "probe"] = "losses"
+    score: Literal["losses", "trend", "probe"] = "losses"
     rollback: bool = False
     patience: int = 0
 
@@ -65,10 +65,11 @@ class Interleaving:
         projection ([`~selection.ParameterProjection`]): Gives the parameter state.
         settings ([`InterleavingSettings`]): How to score and when to roll back.
         probe (`Callable[[], NDArray]`, *optional*): Losses of shape (groups,) on fixed training samples. Needed for
-            rollback and for scores by the probe.
+            scores by the probe and for a race.
         race ([`RacePlan`], *optional*): Race to begin with.
         race_probe (`Callable[[], NDArray]`, *optional*): The probe of the race, usually of more samples.
         reduce (`Callable[[torch.Tensor], torch.Tensor]`, *optional*): Averages a tensor over the ranks.
+        scheduler (`LRScheduler`, *optional*): The loop's scheduler; put back to its start when the race is over.
         first_step (`int`, *optional*, defaults to 1): Number of the first step, for the history.
 
     Raises:
@@ -86,10 +87,11 @@ class Interleaving:
         race: RacePlan | None = None,
         race_probe: Callable[[], NDArray[np.float64]] | None = None,
         reduce: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
         first_step: int = 1,
     ) -> None:
-        if probe is None and (race is not None or settings.rollback or settings.score == "probe"):
-            raise ValueError("A race, rollback and scores by the probe need a `probe`: give one, or turn them off.")
+        if probe is None and (settings.score == "probe" or (race is not None and race_probe is None)):
+            raise ValueError("A race and scores by the probe need a `probe`: give one, or turn them off.")
         self.optimizer = optimizer
         self.selector = selector
         self.settings = settings
@@ -100,6 +102,7 @@ class Interleaving:
         self._race_probe = race_probe or probe
         self._plan = race
         self._reduce = reduce or (lambda losses: losses)
+        self._scheduler = scheduler
         self._step = first_step
         self._race: Race | None = None
         self._running = False
@@ -110,9 +113,9 @@ class Interleaving:
         self._start: Snapshot | None = None
         self._rolled_back = False
         self._switched = False
-        # Probe losses: at the first parameters, at the end of the last accepted cycle, and the best.
+        # Losses at the start, at the end of the last accepted cycle, and the best: see `_cycle_loss`.
         self._initial_loss = self._accepted_loss = self._best_loss = math.inf
-        self._cycle_end_loss: float | None = None
+        self._cycle_end_loss = math.inf
         self._best: Snapshot | None = None
         self._degraded_cycles = 0
 
@@ -129,10 +132,12 @@ class Interleaving:
     def begin(self) -> None:
         """Measure the initial parameters and put the first entrant of the race on the track. Before the first step."""
         if self._plan is not None and self._race_probe is not None:
-            self._race = Race(self._plan, self.optimizer, self._tensors, self._race_probe, self._is_broken)
+            self._race = Race(
+                self._plan, self.optimizer, self._tensors, self._race_probe, self._is_broken, self._scheduler
+            )
             self._initial_loss = self._race.origin_loss
             self._record(Choice(self._race.current.candidate, "race"), seconds=0.0)
-        elif self._uses_probe:
+        elif self.settings.score == "probe":
             self._initial_loss = self._accepted_loss = self._probe_loss()
             self._keep_best(self._initial_loss)
 
@@ -170,11 +175,8 @@ class Interleaving:
         if self._race is not None:
             self._after_race_step(self._race)
             return
-        if not self._uses_probe:
-            return
-        # The mean over the second half of a cycle: the last iterate flatters small learning rates, which lower the
-        # noise at once, and a mean over all of the cycle would credit it with what the cycle before did.
-        if self._cycle_steps > self.settings.switch_steps // 2:
+        # The second half of a cycle: its first half still shows what the cycle before did.
+        if self.settings.score == "probe" and self._cycle_steps > self.settings.switch_steps // 2:
             self._tail.add()
         if self._cycle_steps == self.settings.switch_steps:
             self._judge()
@@ -184,7 +186,7 @@ class Interleaving:
         if self._race is not None:
             self._race.after_stop()
             self._settle(self._race)
-        elif self._running and self._cycle_steps < self.settings.switch_steps and self._tail.count > 0:
+        elif self._running and self.settings.switch_steps // 2 < self._cycle_steps < self.settings.switch_steps:
             self._judge()
             if self._rolled_back:
                 self.records[-1].score = -1.0
@@ -205,10 +207,6 @@ class Interleaving:
             "iomt/predicted_score": record.predicted_mean,
         }
         return {name: value for name, value in values.items() if value is not None}
-
-    @property
-    def _uses_probe(self) -> bool:
-        return self.settings.rollback or self.settings.score == "probe"
 
     def _probe_loss(self) -> float:
         assert self._probe is not None
@@ -236,34 +234,57 @@ class Interleaving:
         """Eq. 2 of the cycle that has ended, for the selector and the history."""
         if self._rolled_back:
             result = -1.0
-        elif self.settings.score == "probe" and self._cycle_end_loss is not None:
-            result = score([self._accepted_loss, self._cycle_end_loss], self.settings.alpha)
-        else:
+        elif self.settings.score == "losses":
             # The one moment of a cycle that waits for the device.
-            losses = self._reduce(torch.stack([item.double() for item in self._losses])).tolist()
-            result = score(losses, self.settings.alpha)
-        if self._cycle_end_loss is not None and not self._rolled_back:
+            result = score(self._read_losses(), self.settings.alpha)
+        else:
+            result = score([self._accepted_loss, self._cycle_end_loss], self.settings.alpha)
+        if not self._rolled_back:
             self._accepted_loss = self._cycle_end_loss
-        self._cycle_end_loss = None
         self.records[-1].score = result
         self.selector.observe(self.optimizer.active_index, self._state, result)
 
-    def _judge(self) -> None:
-        """Probe the end of a cycle; roll back where it is broken, backtrack where it has been bad for long."""
-        began = time.perf_counter()
-        last, mean = Snapshot(self._tensors), self._tail.snapshot()
-        mean.restore()
+    def _read_losses(self) -> list[float]:
+        losses: list[float] = self._reduce(torch.stack([item.double() for item in self._losses])).tolist()
+        return losses
+
+    def _cycle_loss(self) -> float:
+        """
+        One loss for the cycle that has ended.
+
+        With scores by the probe, the probe at the mean of the parameters over the second half of the cycle: the last
+        iterate flatters small learning rates, which lower the noise at once. Else the mean of the training losses over
+        that half, which is as sure as a probe of as many samples, and costs nothing.
+        """
+        if self.settings.score != "probe":
+            losses = self._read_losses()
+            middle = len(losses) // 2
+            if math.isinf(self._initial_loss):
+                self._initial_loss = losses[0]
+            if math.isinf(self._accepted_loss):
+                self._accepted_loss = sum(losses[: middle + 1]) / (middle + 1)
+            mean = sum(losses[middle:]) / len(losses[middle:])
+            return mean if all(map(math.isfinite, losses)) else math.inf
+        last, average = Snapshot(self._tensors), self._tail.snapshot()
+        average.restore()
         loss = self._probe_loss()
         last.restore()
         self._tail.reset()
-        self._cycle_end_loss = loss
+        return loss
+
+    def _judge(self) -> None:
+        """Measure the end of a cycle; roll back where it is broken, backtrack where it has been bad for long."""
+        if self.settings.score == "losses" and not self.settings.rollback:
+            return
+        began = time.perf_counter()
+        loss = self._cycle_end_loss = self._cycle_loss()
         if self.settings.rollback:
             self._degraded_cycles = self._degraded_cycles + 1 if self._is_broken(loss, self._best_loss, 0.5) else 0
             patience = self.settings.patience
             if self._is_broken(loss, self._best_loss) and self._start is not None:
                 self._roll_back(self._start, [self.optimizer.active.family])
             elif patience and self._degraded_cycles >= patience and self._best is not None:
-                logger.info("No cycle of the last %d came near the best probe loss: going back to it.", patience)
+                logger.info("No cycle of the last %d came near the best loss: going back to it.", patience)
                 self._roll_back(self._best, {candidate.family for candidate in self.optimizer.candidates})
                 self._accepted_loss, self._degraded_cycles = self._best_loss, 0
             else:
@@ -285,11 +306,12 @@ class Interleaving:
                 self._best = Snapshot(self._tensors)
 
     def _is_broken(self, loss: float, reference: float, margin: float = 1.0) -> bool:
-        """Whether a probe loss is clearly worse than a reference, see `_LOST_PROGRESS` and `_LOST_START`."""
+        """Whether a loss is clearly worse than a reference, see `_LOST_PROGRESS` and `_LOST_START`."""
         if not math.isfinite(loss):
             return True
-        if not (math.isfinite(reference) and math.isfinite(self._initial_loss)):
+        if not math.isfinite(self._initial_loss):
             return False
+        reference = min(reference, self._initial_loss)
         progress = max(self._initial_loss - reference, 0.0)
         return loss > reference + margin * max(_LOST_PROGRESS * progress, _LOST_START * abs(self._initial_loss))
 
@@ -312,7 +334,7 @@ class Interleaving:
         # Where every entrant did damage, all candidates stay, and rollback keeps watch.
         finalists = race.finalists
         race.settle()
-        if self._uses_probe:
+        if self.settings.score == "probe":
             self._accepted_loss = self._probe_loss()
             self._keep_best(self._accepted_loss)
         if finalists:

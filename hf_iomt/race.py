@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from .optim import InterleavedOptimizer, ParameterAverage, Snapshot
 
 FINALISTS = 3
 # A race takes at most this share of a run; a longer one is shortened.
-_LARGEST_SHARE = 0.25
+_LARGEST_SHARE = 0.2
 # An entrant is idle, see `Race`, where its loss has not fallen by this many standard errors of the change ...
 _SIGNIFICANT = 2.0
 # ... and that standard error, which tells how much its predictions moved, is among the smallest third.
@@ -61,7 +62,7 @@ def plan_race(candidates: int, race_steps: int, max_steps: int) -> RacePlan | No
 
     There are three rungs, at a quarter, a half and all of `race_steps`; the field shrinks by equal factors to three
     finalists. Up to three candidates race one rung of a quarter, which shows those that destroy the model. A race
-    that would take more than a quarter of the run is shortened in proportion; where one step each is still too much,
+    that would take more than a fifth of the run is shortened in proportion; where one step each is still too much,
     every k-th candidate races.
 
     Args:
@@ -132,6 +133,8 @@ class Race:
         tensors (`Sequence[torch.Tensor]`): What training changes.
         probe (`Callable[[], NDArray]`): Losses of shape (groups,) on fixed samples at the present parameters.
         is_broken (`Callable[[float, float], bool]`): Whether a probe loss is clearly worse than the origin's.
+        scheduler (`LRScheduler`, *optional*): A scheduler that goes on stepping meanwhile. It is put back to where it
+            was when the race ends: the race must not use up the largest learning rates of the schedule.
     """
 
     def __init__(
@@ -141,12 +144,16 @@ class Race:
         tensors: Sequence[torch.Tensor],
         probe: Callable[[], NDArray[np.float64]],
         is_broken: Callable[[float, float], bool],
+        scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
     ) -> None:
         self.plan = plan
         self._optimizer = optimizer
         self._tensors = tensors
         self._probe = probe
         self._is_broken = is_broken
+        self._scheduler = scheduler
+        self._schedule = copy.deepcopy(scheduler.state_dict()) if scheduler is not None else {}
+        self._multipliers = [group["lr"] for group in optimizer.param_groups]
         self._average = ParameterAverage(tensors)
         self._origin = Snapshot(tensors)
         self._origin_losses = probe()
@@ -213,6 +220,10 @@ class Race:
         Finalists' families keep their optimizer state; all others start afresh.
         """
         self._optimizer.ignore_schedule = False
+        if self._scheduler is not None:
+            self._scheduler.load_state_dict(self._schedule)
+            for group, multiplier in zip(self._optimizer.param_groups, self._multipliers, strict=True):
+                group["lr"] = multiplier
         finalists = self.finalists
         for family in {candidate.family for candidate in self._optimizer.candidates}:
             self._optimizer.reset_family(family)

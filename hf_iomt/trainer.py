@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 _LEAST_CYCLES = 4
 # The race's probe is measured in this many groups, which show how uncertain its mean is; and its cost is held near
 # this share of the run's forward passes.
-_RACE_GROUPS = 8
+_RACE_GROUPS = 4
 _RACE_PROBE_SHARE = 0.05
 # Of the cycles after the race at most one in this many is drawn by Eq. 3.
 _INITIAL_SHARE = 3
@@ -54,6 +54,7 @@ class IOMTTrainerMixin(_Base):
 
     - `create_optimizer` builds an [`~optim.InterleavedOptimizer`] over the trainable parameters, in Trainer's two
       weight-decay groups, instead of the optimizer that `args.optim` names;
+    - `create_scheduler` leaves the steps of the race out, and the schedule begins after the race;
     - `training_step` hands the loss of each step to [`Interleaving`], which chooses the candidate that steps next;
     - `log` adds the decisions, and reports the learning rate that was really used;
     - a callback judges a cycle at its end.
@@ -90,6 +91,7 @@ class IOMTTrainerMixin(_Base):
             )
         self.interleaving: Interleaving | None = None
         self._step_loss: torch.Tensor | None = None
+        self._race_plan: RacePlan | None = None
         self.add_callback(InterleavingCallback(self))
 
     @property
@@ -131,6 +133,16 @@ class IOMTTrainerMixin(_Base):
                 group["decay"] = any(id(parameter) in decayed for parameter in group["params"])
         return cast(torch.optim.Optimizer, self.optimizer)
 
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """Build the scheduler for the steps after the race, which runs at the candidates' own learning rates."""
+        self._race_plan = plan_race(
+            len(self.interleaved_optimizer.candidates), self.args.iomt_race_steps or 0, num_training_steps
+        )
+        race_steps = self._race_plan.total_steps if self._race_plan is not None else 0
+        return super().create_scheduler(num_training_steps - race_steps, optimizer)
+
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
@@ -159,7 +171,7 @@ class IOMTTrainerMixin(_Base):
         args, optimizer, max_steps = self.args, self.interleaved_optimizer, self.state.max_steps
         alone = len(optimizer.candidates) == 1
         resumed = self.state.global_step > 0
-        race = None if resumed else plan_race(len(optimizer.candidates), args.iomt_race_steps or 0, max_steps)
+        race = None if resumed else self._race_plan
         left = max_steps - self.state.global_step - (race.total_steps if race is not None else 0)
         switch_steps, initial_cycles = self._cycle_plan(left)
         logger.info(
@@ -191,6 +203,7 @@ class IOMTTrainerMixin(_Base):
             race=race,
             race_probe=None if race is None else Probe(self, self._race_probe_samples(race, per_step), _RACE_GROUPS),
             reduce=lambda losses: self.accelerator.reduce(losses, "mean"),
+            scheduler=self.lr_scheduler,
             first_step=self.state.global_step + 1,
         )
         self._step_loss = None

@@ -58,6 +58,7 @@ class IOMTScore(ExplicitEnum):
     """Which losses Eq. 2 sees."""
 
     LOSSES = "losses"
+    TREND = "trend"
     PROBE = "probe"
 
 
@@ -76,7 +77,7 @@ PRESET_SETTINGS: dict[str, dict[str, Any]] = {
         "iomt_initial_cycles": 6,
         "iomt_halving_cycles": 20,
         "iomt_variance_weight": "printed",
-        "iomt_score": "probe",
+        "iomt_score": "trend",
         "iomt_race_steps": 40,
         "iomt_rollback": True,
         "iomt_patience": 4,
@@ -164,8 +165,9 @@ class IOMTTrainingArguments(TrainingArguments):
 
     Args:
         iomt_score (`str`, *optional*):
-            `"losses"` scores the τ + 1 training losses, `"probe"` the loss of the probe at both ends of the cycle.
-            Default preset: `"probe"`, paper: `"losses"`.
+            What Eq. 2 sees: `"losses"`, the τ + 1 training losses; `"trend"`, the mean training losses of the second
+            half of the cycle before and of this one, which are less noisy; `"probe"`, the loss of the probe at both
+            ends of the cycle. Default preset: `"trend"`, paper: `"losses"`.
         iomt_alpha (`float`, *optional*, defaults to 0.1):
             Weight α of the spread.
 
@@ -199,14 +201,16 @@ class IOMTTrainingArguments(TrainingArguments):
             its gain is larger by this many standard deviations of the scores. Default preset: 1, paper: 0.
         iomt_race_steps (`int`, *optional*):
             Steps of a finalist in the racing start; 0 turns the race off. Default preset: 40, paper: 0.
-            A race takes at most a quarter of a run; it is shortened in proportion where there is less room.
+            A race
+            takes at most a fifth of a run and is shortened in proportion where there is less room.
         iomt_rollback (`bool`, *optional*):
             Undo a cycle that clearly damaged the model. Default preset: on, paper: off.
         iomt_patience (`int`, *optional*):
             Go back to the best known parameters after this many damaged cycles in a row; 0 turns it off.
             Default preset: 4, paper: 0.
         iomt_probe_samples (`int`, *optional*, defaults to 0):
-            Training samples of the probe; 0 stands for half of what an optimizer step trains on, at least 8.
+            Training samples of the probe. 0 stands for half of what an optimizer step trains on, at least 8, at the
+            ends of cycles, and for 16 to 128 in the race, by the length of the run.
     """
 
     iomt_preset: str = field(default="default", metadata={"help": "'default' or 'paper': gives the unset settings."})
@@ -231,7 +235,7 @@ class IOMTTrainingArguments(TrainingArguments):
         default="surrogate", metadata={"help": "'surrogate', or the ablations 'random' and 'cyclical'."}
     )
     iomt_score: str | None = field(
-        default=None, metadata={"help": "Eq. 2 of the training 'losses' of a cycle, or of the 'probe' at its ends."}
+        default=None, metadata={"help": "What Eq. 2 sees: 'losses' of the cycle, their 'trend', or a 'probe'."}
     )
     iomt_alpha: float = field(default=0.1, metadata={"help": "Weight α of the spread in Eq. 2."})
     iomt_surrogate_window: int = field(
@@ -265,7 +269,7 @@ class IOMTTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "Damaged cycles in a row before going back to the best parameters; 0 is off."}
     )
     iomt_probe_samples: int = field(
-        default=0, metadata={"help": "Samples of the probe; 0 is half of what a step trains on, at least 8."}
+        default=0, metadata={"help": "Samples of the probe; 0 chooses by the batch and the length of the run."}
     )
 
     def __post_init__(self) -> None:
