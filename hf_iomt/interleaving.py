@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ class Interleaving:
     and `after_step` once the step is made. Nothing else is needed, so it serves a plain PyTorch loop as well:
 
     ```python
+    interleaving.begin()
     for batch in batches:
         loss = compute_loss(batch)
         loss.backward()
@@ -116,13 +118,9 @@ class Interleaving:
         # Losses at the start, at the end of the last accepted cycle, and the best: see `_cycle_loss`.
         self._initial_loss = self._accepted_loss = self._best_loss = math.inf
         self._cycle_end_loss = math.inf
+        self._cycle_error = 0.0
         self._best: Snapshot | None = None
         self._degraded_cycles = 0
-
-    @property
-    def racing(self) -> bool:
-        """Whether the race is on."""
-        return self._plan is not None
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -186,10 +184,11 @@ class Interleaving:
         if self._race is not None:
             self._race.after_stop()
             self._settle(self._race)
-        elif self._running and self.settings.switch_steps // 2 < self._cycle_steps < self.settings.switch_steps:
-            self._judge()
-            if self._rolled_back:
-                self.records[-1].score = -1.0
+        elif self._running and 0 < self._cycle_steps < self.settings.switch_steps:
+            self._judge_unfinished()
+        if self.records and self.records[-1].first_step == self._step:
+            # Training stopped before the first step of the cycle.
+            self.records.pop()
         self._running = False
 
     def metrics(self) -> dict[str, float]:
@@ -258,13 +257,14 @@ class Interleaving:
         """
         if self.settings.score != "probe":
             losses = self._read_losses()
+            if not all(map(math.isfinite, losses)):
+                return math.inf
             middle = len(losses) // 2
-            if math.isinf(self._initial_loss):
-                self._initial_loss = losses[0]
-            if math.isinf(self._accepted_loss):
-                self._accepted_loss = sum(losses[: middle + 1]) / (middle + 1)
-            mean = sum(losses[middle:]) / len(losses[middle:])
-            return mean if all(map(math.isfinite, losses)) else math.inf
+            start, tail = statistics.fmean(losses[: middle + 1]), losses[middle:]
+            self._initial_loss = start if math.isinf(self._initial_loss) else self._initial_loss
+            self._accepted_loss = start if math.isinf(self._accepted_loss) else self._accepted_loss
+            self._cycle_error = statistics.pstdev(tail) / math.sqrt(len(tail))
+            return statistics.fmean(tail)
         last, average = Snapshot(self._tensors), self._tail.snapshot()
         average.restore()
         loss = self._probe_loss()
@@ -279,9 +279,11 @@ class Interleaving:
         began = time.perf_counter()
         loss = self._cycle_end_loss = self._cycle_loss()
         if self.settings.rollback:
-            self._degraded_cycles = self._degraded_cycles + 1 if self._is_broken(loss, self._best_loss, 0.5) else 0
+            # The benefit of the doubt: small batches make the mean of a cycle uncertain.
+            at_best = loss - 2 * self._cycle_error
+            self._degraded_cycles = self._degraded_cycles + 1 if self._is_broken(at_best, self._best_loss, 0.5) else 0
             patience = self.settings.patience
-            if self._is_broken(loss, self._best_loss) and self._start is not None:
+            if self._is_broken(at_best, self._best_loss) and self._start is not None:
                 self._roll_back(self._start, [self.optimizer.active.family])
             elif patience and self._degraded_cycles >= patience and self._best is not None:
                 logger.info("No cycle of the last %d came near the best loss: going back to it.", patience)
@@ -291,12 +293,24 @@ class Interleaving:
                 self._keep_best(loss)
         self.records[-1].seconds += time.perf_counter() - began
 
+    def _judge_unfinished(self) -> None:
+        """Undo a cycle that training stopped in where the probe, which sees its last step too, shows damage."""
+        if not self.settings.rollback or self._probe is None or self._start is None:
+            return
+        end, end_loss = Snapshot(self._tensors), self._probe_loss()
+        self._start.restore()
+        if self._is_broken(end_loss, self._probe_loss()):
+            self._roll_back(self._start, [self.optimizer.active.family])
+        else:
+            end.restore()
+
     def _roll_back(self, snapshot: Snapshot, families: Sequence[str] | set[str]) -> None:
         snapshot.restore()
         # Their moments belong to parameters that are no more.
         for family in families:
             self.optimizer.reset_family(family)
         self._rolled_back = self.records[-1].rolled_back = True
+        self.records[-1].score = -1.0
         logger.info("Rolled back the cycle of %s.", self.records[-1].candidate)
 
     def _keep_best(self, loss: float) -> None:

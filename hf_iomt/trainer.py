@@ -171,6 +171,12 @@ class IOMTTrainerMixin(_Base):
         args, optimizer, max_steps = self.args, self.interleaved_optimizer, self.state.max_steps
         alone = len(optimizer.candidates) == 1
         resumed = self.state.global_step > 0
+        if resumed and self._race_plan is not None and self.state.global_step < self._race_plan.total_steps:
+            raise ValueError(
+                f"The checkpoint was written at step {self.state.global_step}, during the race, which takes the first "
+                f"{self._race_plan.total_steps} steps: it holds one of the entrants. Resume from a later checkpoint, "
+                "or start again."
+            )
         race = None if resumed else self._race_plan
         left = max_steps - self.state.global_step - (race.total_steps if race is not None else 0)
         switch_steps, initial_cycles = self._cycle_plan(left)

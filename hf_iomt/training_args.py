@@ -107,10 +107,12 @@ _CHOICES: dict[str, type[ExplicitEnum]] = {
     "iomt_idle_state": IOMTIdleState,
 }
 
+# Beyond this a score would overflow.
+_LARGEST = 1e6
 # Least and greatest value, both allowed.
 _RANGES: dict[str, tuple[float, float]] = {
     "iomt_initial_cycles": (0, math.inf),
-    "iomt_alpha": (-math.inf, math.inf),
+    "iomt_alpha": (-_LARGEST, _LARGEST),
     "iomt_min_weight": (0, 1),
     "iomt_beta": (0, 1),
     "iomt_halving_cycles": (0, math.inf),
@@ -119,8 +121,18 @@ _RANGES: dict[str, tuple[float, float]] = {
     "iomt_probe_samples": (0, math.inf),
     "iomt_race_steps": (0, math.inf),
     "iomt_patience": (0, math.inf),
-    "iomt_advantage": (0, math.inf),
+    "iomt_advantage": (0, _LARGEST),
 }
+
+_COUNTS = (
+    "iomt_initial_cycles",
+    "iomt_halving_cycles",
+    "iomt_state_components",
+    "iomt_surrogate_window",
+    "iomt_probe_samples",
+    "iomt_race_steps",
+    "iomt_patience",
+)
 
 
 @dataclass
@@ -295,7 +307,7 @@ class IOMTTrainingArguments(TrainingArguments):
     def _validate_iomt(self) -> None:
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
-            if value is None:
+            if value is None and name in PRESET_SETTINGS["default"]:
                 continue
             value = value.value if isinstance(value, ExplicitEnum) else value
             allowed = [choice.value for choice in choices]
@@ -307,8 +319,10 @@ class IOMTTrainingArguments(TrainingArguments):
                 setattr(self, name, value)
         for name, (least, greatest) in _RANGES.items():
             value = getattr(self, name)
-            if not isinstance(value, (int, float)) or isinstance(value, bool) or not least <= value <= greatest:
-                raise ValueError(f"`{least} <= {name} <= {greatest}` must hold, but got {name}={value!r}.")
+            kinds = (int,) if name in _COUNTS else (int, float)
+            if not isinstance(value, kinds) or isinstance(value, bool) or not least <= value <= greatest:
+                whole = " and be a whole number" if name in _COUNTS else ""
+                raise ValueError(f"`{least} <= {name} <= {greatest}` must hold{whole}, but got {name}={value!r}.")
         tau = self.iomt_switch_steps
         if not isinstance(tau, (int, float)) or not math.isfinite(tau) or tau <= 0 or (tau > 1 and tau != int(tau)):
             raise ValueError(
@@ -323,7 +337,7 @@ class IOMTTrainingArguments(TrainingArguments):
         if value == "auto":
             return
         try:
-            valid = 0 <= float(value) <= 1
+            valid = not isinstance(value, bool) and 0 <= float(value) <= 1
         except (TypeError, ValueError):
             valid = False
         if not valid:

@@ -161,7 +161,9 @@ def format_candidates(candidates: str | Sequence[Candidate | str | Mapping[str, 
         elif isinstance(item, Mapping):
             if "family" not in item:
                 raise ValueError(f"A candidate given as a mapping needs a 'family', but got {dict(item)!r}.")
-            pairs = [f"{key}={_format_value(value)}" for key, value in item.items() if key != "family"]
+            pairs = [
+                f"{key}={_format_value(value)}" for key, value in item.items() if key != "family" and value is not None
+            ]
             items.append(f"{item['family']}:{','.join(pairs)}")
         else:
             raise TypeError(f"A candidate must be a Candidate, a string or a mapping, but got {item!r}.")

@@ -74,6 +74,7 @@ class InterleavedOptimizer(torch.optim.Optimizer):
         self._families = {candidate.family: find_family(candidate.family) for candidate in self.candidates}
         self._fallbacks = {name: self._find_fallbacks(family) for name, family in self._families.items()}
         self._inner: dict[str, torch.optim.Optimizer] = {}
+        self._last_used: dict[str, Candidate] = {}
         self._active = 0
         super().__init__(params, {"lr": 1.0, "weight_decay": 0.0, "decay": True, "candidate": self.active.name})
 
@@ -96,15 +97,15 @@ class InterleavedOptimizer(torch.optim.Optimizer):
         """Make `candidates[index]` the one that steps from now on."""
         if not 0 <= index < len(self.candidates):
             raise IndexError(f"`0 <= index < {len(self.candidates)}` must hold, but got index={index}.")
-        before = self.active
-        previous, family = before.family, self.candidates[index].family
+        previous, family = self.active.family, self.candidates[index].family
         self._active = index
         for group in self.param_groups:
             group["candidate"] = self.active.name
-        if previous == family:
+        last = self._last_used.get(family)
+        if last is not None and self._switches(last) != self._switches(self.active):
             # RMSprop with momentum, say, needs a slot that RMSprop without it has not made.
-            if self._switches(before) != self._switches(self.active):
-                self.reset_family(family)
+            self.reset_family(family)
+        if previous == family:
             return
         idle = self._inner.get(previous)
         if idle is not None and callable(getattr(idle, "eval", None)):
@@ -157,6 +158,7 @@ class InterleavedOptimizer(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Make one step with the active candidate."""
         self.last_learning_rate = self.learning_rate
+        self._last_used[self.active.family] = self.active
         return self._family_optimizer(self.active.family, synchronise=True).step(closure)
 
     def train(self) -> None:
@@ -227,6 +229,7 @@ class InterleavedOptimizer(torch.optim.Optimizer):
         super().load_state_dict({"state": {}, "param_groups": outer})
         self._active = names.index(groups[0]["candidate"])
         self._inner.clear()
+        self._last_used = {self.active.family: self.active}
         for family in self._families:
             if family in saved:
                 # The family's own class knows how to cast its slots (a step counter stays where it is, say).
@@ -241,6 +244,7 @@ class InterleavedOptimizer(torch.optim.Optimizer):
             "_families",
             "_fallbacks",
             "_inner",
+            "_last_used",
             "_active",
         )
         return {
