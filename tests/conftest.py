@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+import os
+
+# Read when numpy and torch load their BLAS, so it has to come before either of them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+from hypothesis import settings
+
+torch.set_num_threads(1)
+
+# The time of one example says nothing on a busy machine; fixed examples keep a run repeatable.
+settings.register_profile("hf_iomt", deadline=None, derandomize=True)
+settings.load_profile("hf_iomt")

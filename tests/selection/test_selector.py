@@ -1,0 +1,419 @@
+from __future__ import annotations
+
+import math
+import warnings
+from collections import Counter
+
+import numpy as np
+import pytest
+import scipy.optimize
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern
+
+from hf_iomt.selection import Selector, SelectorSettings
+from hf_iomt.selection.selector import encode_hyperparameters
+
+FAMILIES = ["sgd", "sgd", "sgd", "adam", "adam", "adam", "adagrad"]
+HYPERPARAMETERS = [{"lr": lr} for lr in (0.1, 0.01, 0.001, 0.1, 0.01, 0.001, 0.01)]
+# Learning rates 0.1, 0.01, 0.001 by their logarithm; adagrad has one candidate.
+ENCODED = [1.0, 0.5, 0.0, 1.0, 0.5, 0.0, None]
+
+
+def make_selector(seed=0, families=FAMILIES, hyperparameters=HYPERPARAMETERS, **settings):
+    return Selector(families, hyperparameters, SelectorSettings(**settings), seed)
+
+
+def random_run(selector, cycles, seed=1, dimensions=16):
+    """Observations that a run of `cycles` cycles over random candidates makes."""
+    generator = np.random.default_rng(seed)
+    observations = []
+    for _ in range(cycles):
+        observations.append(
+            (
+                int(generator.integers(len(FAMILIES))),
+                generator.standard_normal(dimensions),
+                generator.uniform(-0.5, 0.5),
+            )
+        )
+        selector.observe(*observations[-1])
+    return observations
+
+
+def oracle_features(states, components):
+    centred = np.array(states) - np.mean(states, axis=0)
+    left, sizes, right = np.linalg.svd(centred, full_matrices=False)
+    features = left[:, :components] * sizes[:components]
+    for column in range(components):
+        features[:, column] *= np.sign(right[column, np.argmax(np.abs(right[column]))])
+    return features / features.std(axis=0).max()
+
+
+def oracle_prediction(selector, observations, state, candidate, components):
+    """Posterior of one candidate, with the hyperparameters that the selector's surrogate has fitted."""
+    scores = np.array([score for _, _, score in observations])
+    centre, spread = scores.mean(), scores.std()
+    family = FAMILIES[candidate]
+    rows = [row for row, (index, _, _) in enumerate(observations) if FAMILIES[index] == family]
+    if not rows:
+        return centre, spread
+    states = [item for _, item, _ in observations] + [state]
+    features = oracle_features(states, components) if components else np.zeros((len(states), 0))
+
+    def inputs(index, row):
+        # The constant is the input that keeps a family of one candidate from having none.
+        encoded = [] if ENCODED[index] is None else [ENCODED[index]]
+        return [*encoded, *features[row], 0.0]
+
+    kernel = selector._surrogates[family]._regressor.kernel_
+    regressor = GaussianProcessRegressor(
+        ConstantKernel(kernel.k1.k1.constant_value) * Matern(kernel.k1.k2.length_scale, nu=2.5),
+        alpha=kernel.k2.noise_level + 1e-8,
+        optimizer=None,
+    ).fit([inputs(observations[row][0], row) for row in rows], (scores[rows] - centre) / spread)
+    mean, std = regressor.predict([inputs(candidate, -1)], return_std=True)
+    return centre + spread * mean[0], spread * std[0]
+
+
+def phases(selector, cycles, score=0.1):
+    result = []
+    for _ in range(cycles):
+        choice = selector.choose(np.zeros(4))
+        result.append(choice.phase)
+        selector.observe(choice.candidate, np.zeros(4), score)
+    return result
+
+
+class TestPhases:
+    @pytest.mark.parametrize("initial", [0, 1, 7])
+    def test_the_first_cycles_are_random_and_the_others_by_the_surrogate(self, initial):
+        assert phases(make_selector(initial_cycles=initial), 10) == ["initial"] * initial + ["surrogate"] * (
+            10 - initial
+        )
+
+    def test_only_the_surrogate_explains_its_choice(self):
+        selector = make_selector(initial_cycles=1)
+        first = selector.choose(np.zeros(4))
+        assert (first.predicted_mean, first.predicted_std, first.gain) == (None, None, None)
+        selector.observe(first.candidate, np.zeros(4), 0.2)
+        second = selector.choose(np.ones(4))
+        assert None not in (second.predicted_mean, second.predicted_std, second.gain)
+
+    def test_cyclical_takes_turns_in_order(self):
+        selector = make_selector(selection="cyclical")
+        chosen = [selector.choose(np.zeros(4)) for _ in range(10)]
+        assert [choice.candidate for choice in chosen] == [0, 1, 2, 3, 4, 5, 6, 0, 1, 2]
+        assert {choice.phase for choice in chosen} == {"cyclical"}
+
+    def test_random_draws_every_candidate_alike_whatever_the_scores(self):
+        selector = make_selector(selection="random")
+        counts = Counter()
+        for _ in range(2100):
+            choice = selector.choose(np.zeros(2))
+            assert choice.phase == "random"
+            selector.observe(choice.candidate, np.zeros(2), 1.0 if choice.candidate == 3 else -1.0)
+            counts[choice.candidate] += 1
+        # Four standard deviations of a count of mean 300.
+        assert all(abs(counts[candidate] - 300) < 64 for candidate in range(7))
+
+    def test_initial_scores_set_the_chance_of_a_family(self):
+        selector = make_selector(initial_cycles=100, min_weight=0.0)
+        selector.observe(0, np.zeros(2), -1.0)
+        selector.observe(6, np.zeros(2), -1.0)
+        assert {FAMILIES[selector.choose(np.zeros(2)).candidate] for _ in range(50)} == {"adam"}
+
+    def test_uniform_initial_sampling_ignores_the_scores(self):
+        selector = make_selector(initial_cycles=100, min_weight=0.0, initial_sampling="uniform")
+        selector.observe(0, np.zeros(2), -1.0)
+        selector.observe(6, np.zeros(2), -1.0)
+        drawn = {FAMILIES[selector.choose(np.zeros(2)).candidate] for _ in range(50)}
+        assert drawn == {"sgd", "adam", "adagrad"}
+
+    def test_families_are_drawn_alike_however_many_candidates_they_have(self):
+        selector = make_selector(initial_cycles=3000)
+        counts = Counter(FAMILIES[selector.choose(np.zeros(2)).candidate] for _ in range(3000))
+        # Four standard deviations of a count of mean 1000.
+        assert all(abs(counts[family] - 1000) < 104 for family in ("sgd", "adam", "adagrad"))
+
+    @pytest.mark.parametrize("selection", ["surrogate", "random"])
+    def test_a_run_repeats_with_its_seed(self, selection):
+        def run(seed):
+            selector, noise, chosen = make_selector(seed, initial_cycles=8, selection=selection), 0.0, []
+            generator = np.random.default_rng(0)
+            for _ in range(14):
+                state = generator.standard_normal(8)
+                choice = selector.choose(state)
+                noise = generator.uniform(-0.3, 0.3)
+                selector.observe(choice.candidate, state, noise)
+                chosen.append(choice)
+            return chosen
+
+        assert run(5) == run(5)
+        assert run(5) != run(6)
+
+    def test_the_random_state_of_the_program_is_left_alone(self):
+        np.random.seed(0)
+        expected = np.random.rand()
+        np.random.seed(0)
+        phases(make_selector(initial_cycles=3), 6)
+        assert np.random.rand() == expected
+
+
+class TestRestrict:
+    @pytest.mark.parametrize("selection", ["surrogate", "random", "cyclical"])
+    @pytest.mark.parametrize("contenders", [[5, 0], [3], [6, 1, 2]])
+    def test_only_contenders_are_chosen(self, selection, contenders):
+        selector = make_selector(selection=selection, initial_cycles=5)
+        random_run(selector, 10, dimensions=4)
+        selector.restrict(contenders)
+        chosen = [selector.choose(np.full(4, float(cycle))).candidate for cycle in range(20)]
+        assert set(chosen) <= set(contenders)
+        if selection == "cyclical":
+            assert chosen == [contenders[cycle % len(contenders)] for cycle in range(20)]
+        if selection == "random":
+            assert set(chosen) == set(contenders)
+
+    def test_predictions_are_in_the_order_of_the_contenders(self):
+        selector = make_selector()
+        random_run(selector, 20)
+        state = np.ones(16)
+        mean, std = selector.predict(state)
+        selector.restrict([5, 0, 4])
+        mean_of_three, std_of_three = selector.predict(state)
+        np.testing.assert_allclose(mean_of_three, mean[[5, 0, 4]], atol=1e-9)
+        np.testing.assert_allclose(std_of_three, std[[5, 0, 4]], atol=1e-9)
+
+
+class TestPrediction:
+    @pytest.mark.parametrize("components", [0, 1, 2])
+    @pytest.mark.parametrize("cycles", [8, 30])
+    def test_prediction_is_a_gaussian_process_per_family(self, components, cycles):
+        settings = {"state_components": components} if components else {"state_compression": "none"}
+        families = [index for index in range(len(FAMILIES)) if components or FAMILIES[index] != "adagrad"]
+        selector = make_selector(**settings)
+        # Without a parameter state, a family of one candidate has a single input: see below.
+        selector.restrict(families)
+        observations = random_run(selector, cycles)
+        state = np.random.default_rng(2).standard_normal(16)
+        mean, std = selector.predict(state)
+        expected = [oracle_prediction(selector, observations, state, index, components) for index in families]
+        np.testing.assert_allclose(mean, [item[0] for item in expected], atol=1e-7)
+        np.testing.assert_allclose(std, [item[1] for item in expected], atol=1e-7)
+
+    def test_a_family_of_one_candidate_needs_no_parameter_state(self):
+        selector = make_selector(
+            families=["sgd", "adam"],
+            hyperparameters=[{"lr": 0.1}, {"lr": 0.1}],
+            initial_cycles=2,
+            state_compression="none",
+        )
+        assert phases(selector, 10)[2:] == ["surrogate"] * 8
+
+    def test_without_observations_every_candidate_is_alike(self):
+        mean, std = make_selector().predict(np.zeros(4))
+        assert mean.tolist() == [0.0] * 7 and std.tolist() == [1.0] * 7
+
+    def test_a_family_without_observations_is_expected_to_do_as_the_others(self):
+        selector = make_selector()
+        scores = [0.3, 0.1, -0.2, 0.2]
+        for candidate, score in enumerate(scores):
+            selector.observe(candidate, np.full(4, candidate), score)
+        mean, std = selector.predict(np.zeros(4))
+        assert mean[6] == pytest.approx(np.mean(scores))
+        assert std[6] == pytest.approx(np.std(scores))
+
+    def test_predictions_are_in_the_unit_of_the_scores(self):
+        small, large = make_selector(), make_selector()
+        for candidate, state, score in random_run(small, 15):
+            large.observe(candidate, state, 2 * score + 0.1)
+        state = np.zeros(16)
+        (mean, std), (large_mean, large_std) = small.predict(state), large.predict(state)
+        np.testing.assert_allclose(large_mean, 2 * mean + 0.1, atol=1e-5)
+        np.testing.assert_allclose(large_std, 2 * std, atol=1e-5)
+
+    def test_only_the_newest_observations_count(self):
+        def predictions(early_seed, window):
+            selector = make_selector(surrogate_window=window)
+            generator = np.random.default_rng(early_seed)
+            for cycle in range(15):
+                # The same candidates: how often a family was observed paces its refits.
+                selector.observe(cycle % 7, generator.standard_normal(16), generator.uniform(-0.5, 0.5))
+            random_run(selector, 10, seed=7)
+            return np.concatenate(selector.predict(np.zeros(16)))
+
+        assert np.array_equal(predictions(3, window=10), predictions(4, window=10))
+        assert not np.allclose(predictions(3, window=11), predictions(4, window=11))
+
+    def test_hyperparameters_are_refitted_when_the_window_is_full_too(self, monkeypatch):
+        calls = []
+        minimize = scipy.optimize.minimize
+
+        def spy(*args, **kwargs):
+            calls.append(1)
+            return minimize(*args, **kwargs)
+
+        monkeypatch.setattr(scipy.optimize, "minimize", spy)
+        selector = make_selector(families=["a", "a"], hyperparameters=HYPERPARAMETERS[:2], surrogate_window=8)
+        generator = np.random.default_rng(0)
+        refits = []
+        for cycle in range(100):
+            selector.observe(cycle % 2, generator.standard_normal(4), generator.uniform(-0.5, 0.5))
+            selector.predict(np.zeros(4))
+            refits.append(len(calls))
+        assert refits[7] < refits[29] < refits[99] <= 12
+
+
+class TestChoice:
+    @pytest.mark.parametrize("reading", ["text", "printed"])
+    @pytest.mark.parametrize("halving, transferability", [(0, 0.3), (1, 0.5), (3, 0.9), (3, 0.0), (4, 1.0)])
+    def test_the_candidate_of_the_largest_gain_is_chosen(self, reading, halving, transferability):
+        selector = make_selector(
+            initial_cycles=0, halving_cycles=halving, transferability=transferability, variance_weight=reading
+        )
+        generator = np.random.default_rng(0)
+        random_run(selector, 8)
+        for cycle in range(9):
+            state = generator.standard_normal(16)
+            mean, std = selector.predict(state)
+            halved = 2.0 ** -math.floor(cycle / halving) if halving else 1.0
+            weight = 1 - halved * transferability if reading == "printed" else halved * (1 - transferability)
+            gains = [1 / (1 + math.exp(-(m + weight * s))) for m, s in zip(mean, std, strict=True)]
+            choice = selector.choose(state)
+            best = int(np.argmax(gains))
+            assert choice.candidate == best
+            assert choice.gain == pytest.approx(gains[best], abs=1e-8)
+            assert choice.predicted_mean == pytest.approx(mean[best], abs=1e-8)
+            assert choice.predicted_std == pytest.approx(std[best], abs=1e-8)
+            selector.observe(choice.candidate, state, generator.uniform(-0.5, 0.5))
+
+    def test_the_best_candidate_is_found(self):
+        selector = make_selector(initial_cycles=10, variance_weight="text", halving_cycles=10)
+        generator = np.random.default_rng(0)
+        chosen = []
+        for _ in range(60):
+            state = generator.standard_normal(8)
+            choice = selector.choose(state)
+            chosen.append(choice.candidate)
+            selector.observe(
+                choice.candidate, state, (0.4 if choice.candidate == 4 else 0.0) + generator.normal(0, 0.05)
+            )
+        assert chosen[-20:].count(4) >= 18
+
+    def test_the_best_candidate_may_depend_on_the_parameter_state(self):
+        # Candidate 0 suits one half of the parameter space and candidate 5 the other.
+        selector = make_selector(initial_cycles=40, initial_sampling="uniform", state_components=1, halving_cycles=1)
+        generator = np.random.default_rng(0)
+        direction = generator.standard_normal(16)
+        right = 0
+        for cycle in range(100):
+            side = 1.0 if generator.random() < 0.5 else -1.0
+            state = side * direction + 0.01 * generator.standard_normal(16)
+            choice = selector.choose(state)
+            good = choice.candidate == (0 if side > 0 else 5)
+            bad = choice.candidate == (5 if side > 0 else 0)
+            selector.observe(choice.candidate, state, 0.3 * good - 0.3 * bad)
+            right += good and cycle >= 70
+        assert right >= 25
+
+    @pytest.mark.parametrize("score", [-1.0, 0.0, 1.0])
+    def test_equal_scores_and_equal_states_neither_warn_nor_raise(self, score):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert phases(make_selector(initial_cycles=3), 30, score)[-1] == "surrogate"
+
+    @pytest.mark.parametrize("compression", ["pca", "rp"])
+    def test_states_of_extreme_size_neither_warn_nor_raise(self, compression):
+        selector = make_selector(initial_cycles=2, state_compression=compression)
+        generator = np.random.default_rng(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for cycle in range(20):
+                state = generator.standard_normal(8) * 10.0 ** generator.integers(-38, 38)
+                choice = selector.choose(state)
+                selector.observe(choice.candidate, state, generator.uniform(-1, 1))
+                assert cycle < 2 or math.isfinite(choice.gain)
+
+    def test_differences_that_the_sigmoid_swallows_still_decide(self):
+        # Scores in [-1, 1] cannot get there, but a large weighted spread can: sigmoid(40) and sigmoid(41) are both 1.
+        selector = make_selector(families=["a", "a"], hyperparameters=[{"lr": 0.1}, {"lr": 0.01}], initial_cycles=0)
+        selector.observe(0, np.zeros(2), 40.0)
+        selector.observe(1, np.zeros(2), 60.0)
+        choice = selector.choose(np.zeros(2))
+        assert (choice.candidate, choice.gain) == (1, 1.0)
+
+
+class TestEncoding:
+    def test_learning_rates_are_spaced_by_their_logarithm(self):
+        encoded = encode_hyperparameters(["a"] * 3, [{"lr": 0.1}, {"lr": 0.01}, {"lr": 0.001}])
+        assert [row.tolist() for row in encoded] == [pytest.approx([1.0]), pytest.approx([0.5]), [0.0]]
+
+    def test_other_hyperparameters_are_spaced_by_their_difference(self):
+        rows = [{"lr": 0.1, "momentum": momentum} for momentum in (0.5, 0.6, 0.9)]
+        encoded = encode_hyperparameters(["a"] * 3, rows)
+        assert [row.tolist() for row in encoded] == [[0.0], pytest.approx([0.25]), [1.0]]
+
+    def test_families_are_encoded_apart(self):
+        encoded = encode_hyperparameters(["a", "b", "a", "b"], [{"lr": lr} for lr in (1.0, 0.01, 0.1, 0.001)])
+        assert [row.tolist() for row in encoded] == [[1.0], [1.0], [0.0], [0.0]]
+
+    def test_what_does_not_differ_is_left_out(self):
+        rows = [{"lr": 0.1, "momentum": 0.9, "alpha": 0.5}, {"lr": 0.1, "momentum": 0.9, "alpha": 0.6}]
+        assert [row.tolist() for row in encode_hyperparameters(["a", "a"], rows)] == [[0.0], [1.0]]
+        assert [len(row) for row in encode_hyperparameters(["a", "a"], [{"lr": 0.1}] * 2)] == [0, 0]
+
+    def test_tuples_and_flags_are_numbers_too(self):
+        rows = [{"betas": (0.9, 0.99), "amsgrad": False}, {"betas": (0.8, 0.99), "amsgrad": True}]
+        encoded = encode_hyperparameters(["a", "a"], [{"lr": 0.1, **row} for row in rows])
+        # amsgrad and the first beta.
+        assert sorted(encoded[0].tolist()) == [0.0, 1.0]
+        assert (encoded[0] + encoded[1]).tolist() == [1.0, 1.0]
+
+    def test_weight_decay_of_zero_has_a_place(self):
+        encoded = encode_hyperparameters(["a"] * 3, [{"lr": 0.1, "weight_decay": decay} for decay in (0, 1e-4, 1e-2)])
+        assert encoded[0] < encoded[1] < encoded[2]
+        assert np.isfinite(np.concatenate(encoded)).all()
+
+    def test_weight_decay_that_is_not_set_is_small(self):
+        encoded = encode_hyperparameters(
+            ["adam"] * 3, [{"lr": 0.1}, {"lr": 0.1, "weight_decay": 1e-4}, {"lr": 0.1, "weight_decay": 1e-2}]
+        )
+        assert encoded[0] <= encoded[1] < encoded[2]
+
+
+class TestAdvantage:
+    """Two candidates of two families: the first scores a little less than the second."""
+
+    SCORES = (0.10, 0.14)
+
+    def choice(self, advantage, contenders=None):
+        selector = make_selector(
+            families=["adam", "sgd"],
+            hyperparameters=[{"lr": 0.1}, {"lr": 0.1}],
+            initial_cycles=0,
+            state_compression="none",
+            transferability=1.0,
+            variance_weight="text",
+            advantage=advantage,
+        )
+        if contenders is not None:
+            selector.restrict(contenders)
+        for _ in range(10):
+            for candidate, score in enumerate(self.SCORES):
+                selector.observe(candidate, np.zeros(4), score)
+        return selector.choose(np.zeros(4))
+
+    def test_without_one_the_better_candidate_is_chosen(self):
+        assert self.choice(0.0).candidate == 1
+
+    def test_the_first_candidate_needs_it_in_standard_deviations_of_the_scores(self):
+        # The scores lie two standard deviations apart.
+        assert self.choice(1.5).candidate == 1
+        assert self.choice(2.5).candidate == 0
+
+    def test_it_is_no_part_of_what_is_reported(self):
+        choice = self.choice(2.5)
+        assert choice.predicted_mean == pytest.approx(self.SCORES[0], abs=0.005)
+        assert choice.gain == pytest.approx(1 / (1 + math.exp(-choice.predicted_mean)))
+
+    def test_it_belongs_to_the_first_of_the_list_and_not_of_the_contenders(self):
+        assert self.choice(100.0, contenders=[1, 0]).candidate == 0
+        assert self.choice(100.0, contenders=[1]).candidate == 1

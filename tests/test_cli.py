@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from hf_iomt import __version__
+from hf_iomt.cli import main
+from hf_iomt.optim import PRESETS, list_families, parse_candidates
+
+# What is printed on stderr: progress bars, one after the other.
+BAR = re.compile(r"(Pre-training|IOMT|AdamW|Grid): +\d+%\|.*")
+
+
+def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["demo", "--help"], ["demo", "--steps", "0"]])
+def test_what_needs_no_torch_does_not_wait_for_it(arguments):
+    code = (
+        "import sys\n"
+        "from hf_iomt.cli import main\n"
+        "try:\n"
+        f"    main({arguments!r})\n"
+        "finally:\n"
+        "    print(sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)\n"
+    )
+    loaded = run_python("-c", code).stderr
+    assert "'hf_iomt'" in loaded
+    for name in ("torch", "transformers", "peft", "sklearn", "numpy"):
+        assert f"'{name}'" not in loaded
+
+
+def test_help_names_the_commands(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    assert "demo" in printed and "candidates" in printed
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"hf-iomt {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["train"], "invalid choice: 'train'"),
+        (["demo", "--steps", "0"], "argument --steps: must be a whole number between 1 and"),
+        (["demo", "--steps", "many"], "but got 'many'"),
+        (["demo", "--seed", str(2**32)], "argument --seed: must be a whole number between 0 and 4,294,967,295"),
+    ],
+)
+def test_wrong_arguments_exit_with_2(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_candidates_lists_families_and_presets(capsys):
+    assert main(["candidates"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for family in list_families():
+        assert any(line.startswith(f"  {family} ") and " lr," in line for line in lines)
+    for name, text in PRESETS.items():
+        assert any(line.split()[:1] == [name] and line.endswith(text) for line in lines)
+    assert any(line.startswith("  paper ") and " 15 candidates" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        (
+            "sgdm:lr=0.1|0.01,momentum=0.9; adamw:lr=1e-3",
+            ["sgdm:lr=0.1,momentum=0.9", "sgdm:lr=0.01,momentum=0.9", "adamw:lr=0.001"],
+        ),
+        ("adam:lr=1e-3,betas=0.9/0.99", ["adam:lr=0.001,betas=0.9/0.99"]),
+        (" paper ", [candidate.name for candidate in parse_candidates(PRESETS["paper"])]),
+        # Not registered: transformers knows it.
+        ("adafactor:lr=0.001", ["adafactor:lr=0.001"]),
+    ],
+)
+def test_candidates_expands_one_a_line(text, names, capsys):
+    assert main(["candidates", text]) == 0
+    assert capsys.readouterr().out.splitlines() == names
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "The candidate list is empty. Write family:key=value|value,key=value"),
+        ("lroa", "Cannot read 'lroa' in the candidate list."),
+        ("lroa", "Presets: paper, paper_wide, lora, head, full."),
+        ("adamm:lr=1", "Unknown optimizer family 'adamm'. Known families: sgd,"),
+        ("adam:lr=-1", "`lr > 0` must hold, but got lr=-1 for the family 'adam'."),
+        ("adam:momentum=0.9", "Unknown hyperparameter 'momentum' for the family 'adam'. It can set: lr,"),
+        ("auto", "It stands for lora, head or full: name one of them."),
+    ],
+)
+def test_candidates_explains_what_it_cannot_read(text, message, capsys):
+    assert main(["candidates", text]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("hf-iomt candidates: error: ")
+    assert message in printed.err
+
+
+def test_demo_refuses_a_folder_it_cannot_make(tmp_path, capsys):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    assert main(["demo", "--output-dir", str(blocked)]) == 2
+    assert str(blocked) in capsys.readouterr().err
+
+
+def test_demo_prints_its_bars_and_its_table_only(tmp_path):
+    folder = tmp_path / "out"
+    # Two of the paper's 15 candidates: a grid of them all prints the same lines, and takes longer.
+    code = (
+        "import sys\n"
+        "from hf_iomt.cli import main\n"
+        "from hf_iomt.optim import PRESETS\n"
+        "PRESETS['paper'] = 'adam:lr=0.1|0.01'\n"
+        f"sys.exit(main(['demo', '--steps', '2', '--output-dir', {str(folder)!r}]))\n"
+    )
+    done = run_python("-c", code)
+    assert done.returncode == 0, done.stderr
+    for line in re.split(r"[\r\n]+", done.stderr.strip()):
+        assert BAR.fullmatch(line.strip()), line
+    lines = done.stdout.splitlines()
+    assert "digits 0 to 6" in lines[0] and "4 runs of 2 steps" in lines[0]
+    assert [line.split(" ")[0].rstrip(",") for line in lines[2:]] == [
+        *("method", "-" * len(lines[3].split(" ")[0]), "IOMT", "AdamW", "Best", "Worst"),
+        *("", "Best", "IOMT's", "The"),
+    ]
+    assert "after 2 runs: 4 steps" in lines[9]
+    assert (folder / "adapter_model.safetensors").exists()

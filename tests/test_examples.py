@@ -1,0 +1,310 @@
+"""The examples, run on tiny models and data made here."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import datasets
+import evaluate
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, Image
+from PIL import Image as PillowImage
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    ViTConfig,
+    ViTModel,
+    set_seed,
+)
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+WORDS = ("the", "film", "was", "good", "bad", "and", "long", "short", "we", "liked", "it", "not")
+STEPS = 40
+TRAINING = [
+    f"--max_steps={STEPS}",
+    "--per_device_train_batch_size=8",
+    "--per_device_eval_batch_size=16",
+    "--iomt_candidates=sgdm:lr=0.1; adamw:lr=0.03|0.01",
+    "--iomt_switch_steps=4",
+    "--iomt_race_steps=4",
+    "--save_strategy=no",
+    "--report_to=none",
+    "--disable_tqdm=true",
+    "--use_cpu",
+]
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No network, and nothing that earlier runs left in a cache."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    # These were read when the packages were imported.
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(evaluate.config, "HF_EVALUATE_OFFLINE", True)
+    monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    set_seed(0)
+
+
+def load_example(name: str) -> ModuleType:
+    """Import a script, whose name begins with a digit."""
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Where `HfArgumentParser` looks up the types of a dataclass.
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def save_tokenizer(folder: Path) -> int:
+    vocabulary = {word: number for number, word in enumerate(("[PAD]", "[UNK]", "[EOS]", *WORDS))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", eos_token="[EOS]", model_max_length=32
+    ).save_pretrained(folder)
+    return len(vocabulary)
+
+
+def check_history(folder: Path) -> None:
+    history = json.loads((folder / "iomt_history.json").read_text())
+    assert sum(record["last_step"] - record["first_step"] + 1 for record in history) == STEPS
+
+
+def write_reviews(folder: Path) -> None:
+    """Pairs of sentences that are labelled by whether the second has the word "good"."""
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for split, rows in (("train", 64), ("test", 32)):
+        first = [" ".join(generator.choice(WORDS[:3], 3)) for _ in range(rows)]
+        labels = generator.integers(2, size=rows).tolist()
+        second = [" ".join([*generator.choice(WORDS[5:], 3), "good" if label else "bad"]) for label in labels]
+        data = {"sentence1": first, "sentence2": second, "label": labels}
+        Dataset.from_dict(data).to_parquet(folder / f"{split}.parquet")
+
+
+def test_text_classification(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, data, output = tmp_path / "model", tmp_path / "data", tmp_path / "run"
+    size = save_tokenizer(model)
+    BertModel(
+        BertConfig(vocab_size=size, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    ).save_pretrained(model)
+    write_reviews(data)
+    # A module of the form that the Hub has, and a name that scikit-learn must stand in for.
+    metric = tmp_path / "accuracy"
+    metric.mkdir()
+    (metric / "accuracy.py").write_text(LOCAL_METRIC)
+    load_example("01_text_classification_lora").main(
+        [
+            f"--model={model}",
+            f"--dataset={data}",
+            f"--output_dir={output}",
+            *("--metrics", str(metric), "f1"),
+            *TRAINING,
+        ]
+    )
+    printed = capsys.readouterr().out
+    assert re.search(r"loss [\d.]+, accuracy [\d.]+, f1 [\d.]+ on 32 rows", printed)
+    assert "share of steps" in printed and "adamw:lr=0.01" in printed
+    assert (output / "adapter_model.safetensors").exists()
+    assert json.loads((output / "eval_results.json").read_text())["eval_accuracy"] >= 0.7
+    check_history(output)
+
+
+LOCAL_METRIC = """
+import datasets
+import evaluate
+
+
+class Accuracy(evaluate.Metric):
+    def _info(self):
+        features = datasets.Features({"predictions": datasets.Value("int32"), "references": datasets.Value("int32")})
+        return evaluate.MetricInfo(description="", citation="", inputs_description="", features=features)
+
+    def _compute(self, predictions, references):
+        return {"accuracy": sum(p == r for p, r in zip(predictions, references)) / len(references)}
+"""
+
+
+def write_pictures(folder: Path, kind: str) -> None:
+    """Dark and bright pictures, as parquet, as NumPy arrays or as files in folders by class."""
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for split, rows in (("train", 48), ("test", 16)):
+        labels = np.arange(rows) % 2
+        pixels = (generator.integers(0, 128, (rows, 8, 8)) + 127 * labels[:, None, None]).astype(np.uint8)
+        pictures = [PillowImage.fromarray(item) for item in pixels]
+        if kind == "npz":
+            np.savez(folder / f"{split}.npz", image=pixels, label=labels)
+        elif kind == "parquet":
+            features = Features({"image": Image(), "label": ClassLabel(names=["dark", "bright"])})
+            data = Dataset.from_dict({"image": pictures, "label": labels.tolist()}, features=features)
+            data.to_parquet(folder / f"{split}.parquet")
+        else:
+            for number, picture in enumerate(pictures):
+                target = folder / split / ("bright" if labels[number] else "dark") / f"{number}.png"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                picture.save(target)
+
+
+@pytest.mark.parametrize(("tuning", "kind"), [("head", "parquet"), ("full", "npz"), ("head", "imagefolder")])
+def test_image_classification(tmp_path: Path, capsys: pytest.CaptureFixture[str], tuning: str, kind: str) -> None:
+    model, data, output = tmp_path / "model", tmp_path / "data", tmp_path / "run"
+    # A bare backbone, which gets a new head.
+    config = ViTConfig(
+        image_size=8, patch_size=4, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    ViTModel(config).save_pretrained(model)
+    processor = {"image_processor_type": "ViTImageProcessor", "size": {"height": 8, "width": 8}}
+    (model / "preprocessor_config.json").write_text(json.dumps(processor))
+    write_pictures(data, kind)
+    load_example("02_image_classification").main(
+        [f"--model={model}", f"--dataset={data}", f"--output_dir={output}", f"--tuning={tuning}", *TRAINING]
+    )
+    printed = capsys.readouterr().out
+    assert "48 pictures of 2 classes" in printed
+    # A frozen backbone leaves the 2 × 32 weights and 2 biases of the head.
+    assert ("66 trainable parameters" in printed) == (tuning == "head")
+    assert "on 16 rows" in printed and "share of steps" in printed
+    assert (output / "model.safetensors").exists() and (output / "preprocessor_config.json").exists()
+    assert json.loads((output / "eval_results.json").read_text())["eval_accuracy"] >= 0.7
+    check_history(output)
+
+
+def test_frozen_batch_norm_keeps_its_statistics() -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2), torch.nn.Dropout())
+    load_example("02_image_classification").freeze_batch_norm(model)
+    model.train()
+    model(torch.randn(4, 1, 8, 8) + 3)
+    assert torch.equal(model[1].running_mean, torch.zeros(2))
+    assert model[2].training
+
+
+def test_causal_lm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, output, text = tmp_path / "model", tmp_path / "run", tmp_path / "text.txt"
+    size = save_tokenizer(model)
+    config = LlamaConfig(
+        vocab_size=size,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        tie_word_embeddings=False,
+    )
+    LlamaForCausalLM(config).save_pretrained(model)
+    text.write_text("the film was good and we liked it\n" * 200)
+    load_example("03_causal_lm_lora").main(
+        [f"--model={model}", f"--dataset={text}", f"--output_dir={output}", "--block_size=16", *TRAINING]
+    )
+    printed = capsys.readouterr().out
+    match = re.search(r"perplexity ([\d.]+) before, ([\d.]+) after, on 10 blocks of 16 tokens", printed)
+    assert match is not None
+    assert float(match[2]) < 0.9 * float(match[1])
+    assert "share of steps" in printed
+    assert (output / "adapter_model.safetensors").exists()
+    check_history(output)
+
+
+def test_deterministic_functions(tmp_path: Path) -> None:
+    # As a process of its own, because that is how it is used.
+    picture = tmp_path / "functions.png"
+    finished = subprocess.run(
+        [
+            *(sys.executable, str(EXAMPLES / "04_deterministic_functions.py")),
+            *("--output", str(picture), "--steps", "40", "--seeds", "1"),
+        ],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MPLCONFIGDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    for name in ("Rosenbrock", "Himmelblau", "Griewank", "Ackley", "RMSprop, best lr", "interleaved, median"):
+        assert name in finished.stdout
+    with PillowImage.open(picture) as opened:
+        assert np.asarray(opened.convert("L")).std() > 1
+
+
+def test_unlabelled_rows_are_refused() -> None:
+    import splits
+
+    train, evaluation = Dataset.from_dict({"label": [0, 1]}), Dataset.from_dict({"label": [-1, -1]})
+    with pytest.raises(ValueError, match="Choose a labelled split with `--eval_split`"):
+        splits.encode_labels(train, evaluation, "label")
+
+
+def test_words_become_numbers() -> None:
+    import splits
+
+    train, evaluation = Dataset.from_dict({"kind": ["no", "yes", "no"]}), Dataset.from_dict({"kind": ["yes"]})
+    train, evaluation, names = splits.encode_labels(train, evaluation, "kind")
+    assert (train["label"][:], evaluation["label"][:], names) == ([0, 1, 0], [1], ["no", "yes"])
+
+
+def test_the_end_of_a_text_is_held_out(tmp_path: Path) -> None:
+    import splits
+
+    file = tmp_path / "text.txt"
+    file.write_text("".join(f"line {number}\n" for number in range(20)))
+    train, evaluation = splits.load_splits(splits.DataArguments(str(file), max_train_samples=2), shuffle=False)
+    assert train["text"][:] == ["line 0\n", "line 1\n"]
+    assert evaluation["text"][:] == ["line 18\n", "line 19\n"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dataset": "{data}", "eval_split": "dev"}, "`--eval_split` can be train, test"),
+        ({"dataset": "{data}/test.parquet", "eval_split": "test"}, "`--eval_split` can be train"),
+        ({"dataset": "{data}/notes.md"}, "Files may end in .txt"),
+    ],
+)
+def test_data_that_is_not_there(tmp_path: Path, arguments: dict[str, str], message: str) -> None:
+    import splits
+
+    write_reviews(tmp_path / "data")
+    (tmp_path / "data" / "notes.md").touch()
+    filled = {name: value.format(data=tmp_path / "data") for name, value in arguments.items()}
+    with pytest.raises(ValueError, match=re.escape(message)):
+        splits.load_splits(splits.DataArguments(**filled))
+
+
+def test_a_metric_that_cannot_be_had() -> None:
+    import metrics
+
+    with pytest.raises(ValueError, match="'bleu' is neither a local path nor to be had from the Hub now"):
+        metrics.classification_metrics(["bleu"], 2)
+
+
+def test_columns_are_asked_for_where_none_has_a_usual_name() -> None:
+    example = load_example("01_text_classification_lora")
+    assert example._text_columns(None, ["idx", "question2", "question1"]) == ("question1", "question2")
+    with pytest.raises(ValueError, match="Say which of headline, body to read, with `--text_columns`"):
+        example._text_columns(None, ["headline", "body"])
+    with pytest.raises(ValueError, match="must be one or two of headline, body"):
+        example._text_columns(["title"], ["headline", "body"])
+
+
+def test_every_script_is_in_the_readme() -> None:
+    text = (EXAMPLES / "README.md").read_text()
+    for script in EXAMPLES.glob("[0-9]*.py"):
+        assert f"python examples/{script.name} " in text

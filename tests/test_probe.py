@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import itertools
+import random
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainingArguments
+
+from hf_iomt.probe import Probe
+
+
+class Normalised(nn.Module):
+    """A regression with dropout and batch normalisation."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.norm = nn.Linear(3, 8), nn.BatchNorm1d(8)
+        self.dropout, self.last = nn.Dropout(0.5), nn.Linear(8, 1)
+        self.frozen = nn.BatchNorm1d(8)
+
+    def forward(self, x, labels=None):
+        predictions = self.last(self.dropout(self.frozen(self.norm(self.first(x))))).squeeze(1)
+        return {"loss": (predictions - labels).square().mean(), "predictions": predictions}
+
+
+class Rows(Dataset):
+    """Draws from every global generator when it is read, as augmentation does; knows what was read."""
+
+    def __init__(self, count=40, noise=0.0):
+        self.x = torch.randn(count, 3, generator=torch.Generator().manual_seed(0))
+        self.labels = self.x.sum(1)
+        self.noise = noise
+        self.read = []
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        self.read.append(index)
+        shift = random.random() + float(np.random.rand()) + float(torch.rand(()))
+        return {"x": self.x[index] + self.noise * shift, "labels": self.labels[index]}
+
+
+class Streamed(torch.utils.data.IterableDataset):
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __iter__(self):
+        return (self.rows[index] for index in range(len(self.rows)))
+
+
+def make_trainer(model, dataset, seed=0, cls=Trainer, **settings):
+    args = TrainingArguments(
+        output_dir="run", use_cpu=True, report_to="none", seed=seed, per_device_train_batch_size=4, **settings
+    )
+    trainer = cls(model, args, train_dataset=dataset)
+    # What Trainer has set when training begins.
+    trainer.callback_handler.train_dataloader = trainer.get_train_dataloader()
+    trainer.model_wrapped = trainer.model
+    trainer.model.train()
+    return trainer
+
+
+def direct(model, rows, indices):
+    """Loss over some rows: no dropout, each normalisation by the statistics it would use in training."""
+    with torch.no_grad():
+        hidden = model.first(rows.x[indices])
+        hidden = nn.functional.batch_norm(hidden, None, None, model.norm.weight, model.norm.bias, training=True)
+        if model.frozen.training:
+            hidden = nn.functional.batch_norm(hidden, None, None, model.frozen.weight, model.frozen.bias, True)
+        else:
+            frozen = model.frozen
+            hidden = nn.functional.batch_norm(
+                hidden, frozen.running_mean, frozen.running_var, frozen.weight, frozen.bias
+            )
+        return float((model.last(hidden).squeeze(1) - rows.labels[indices]).square().mean())
+
+
+class TestLoss:
+    @pytest.mark.parametrize("frozen", [False, True])
+    @pytest.mark.parametrize("samples, groups, sizes", [(8, 1, [8]), (16, 4, [4] * 4), (11, 4, [3, 3, 3, 2])])
+    def test_it_is_the_loss_over_the_samples_it_drew(self, samples, groups, sizes, frozen):
+        model, rows = Normalised(), Rows()
+        trainer = make_trainer(model, rows)
+        if frozen:
+            model.frozen.eval()
+            model.frozen.running_mean += 0.3
+        losses = Probe(trainer, samples, groups)()
+        assert len(rows.read) == len(set(rows.read)) == samples
+        assert losses.dtype == np.float64 and losses.shape == (len(sizes),)
+        starts = np.cumsum([0, *sizes])
+        expected = [direct(model, rows, rows.read[a:b]) for a, b in itertools.pairwise(starts)]
+        np.testing.assert_allclose(losses, expected, rtol=1e-5)
+
+    def test_it_equals_the_models_own_loss_in_evaluation(self):
+        model, texts = tiny.bert(dropout=0.5), tiny.Texts()
+        trainer = make_trainer(model, texts)
+        probe = Probe(trainer, len(texts))
+        model_loss = model.eval()(
+            input_ids=texts.ids, attention_mask=torch.ones_like(texts.ids), labels=texts.labels
+        ).loss
+        model.train()
+        assert probe()[0] == pytest.approx(float(model_loss.detach()), rel=1e-5)
+
+    def test_samples_are_drawn_once(self):
+        rows = Rows(noise=1.0)
+        trainer = make_trainer(Normalised(), rows)
+        probe = Probe(trainer, 8)
+        first = probe()
+        assert len(rows.read) == 8
+        assert np.array_equal(probe(), first)
+        assert len(rows.read) == 8
+        with torch.no_grad():
+            trainer.model.last.bias += 1.0
+        assert not np.array_equal(probe(), first)
+
+    def test_samples_are_random_and_follow_the_seed(self):
+        def drawn(seed):
+            rows = Rows()
+            Probe(make_trainer(Normalised(), rows, seed=seed), 8)()
+            return rows.read
+
+        assert drawn(0) == drawn(0)
+        assert set(drawn(0)) != set(range(8)) and set(drawn(0)) != set(drawn(1))
+
+    @pytest.mark.parametrize("samples", [40, 1000])
+    def test_few_data_are_all_used(self, samples):
+        rows = Rows()
+        losses = Probe(make_trainer(Normalised(), rows), samples)()
+        assert sorted(rows.read) == list(range(40)) and losses.shape == (1,)
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_what_is_not_finite_is_infinite(self, value):
+        trainer = make_trainer(Normalised(), Rows())
+        with torch.no_grad():
+            trainer.model.last.bias.fill_(value)
+        assert Probe(trainer, 8, 2)().tolist() == [np.inf, np.inf]
+
+    def test_losses_that_take_their_labels_away_find_them_again(self):
+        class Taking(Trainer):
+            def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+                labels = inputs.pop("labels")
+                return (model(inputs.pop("x"), labels)["predictions"] - labels).abs().mean()
+
+        probe = Probe(make_trainer(Normalised(), Rows(), cls=Taking), 8)
+        assert np.array_equal(probe(), probe())
+
+    @pytest.mark.parametrize("samples, expected", [(8, 8), (100, 40)])
+    def test_data_without_a_length_give_their_first_samples(self, samples, expected):
+        model, rows = Normalised(), Rows()
+        trainer = make_trainer(model, Streamed(rows), max_steps=3)
+        losses = Probe(trainer, samples)()
+        assert rows.read[:expected] == list(range(expected))
+        assert losses.tolist() == pytest.approx([direct(model, rows, list(range(expected)))], rel=1e-5)
+
+    def test_columns_that_the_model_does_not_take_are_dropped(self):
+        datasets = pytest.importorskip("datasets")
+        texts = tiny.Texts(12)
+        data = datasets.Dataset.from_dict(
+            {
+                "input_ids": texts.ids.tolist(),
+                "attention_mask": torch.ones_like(texts.ids).tolist(),
+                "label": texts.labels.tolist(),
+                "text": ["words"] * 12,
+            }
+        )
+        model = tiny.bert(dropout=0.0)
+        losses = Probe(make_trainer(model, data), 12)()
+        expected = Probe(make_trainer(model, texts), 12)()
+        assert losses[0] == pytest.approx(expected[0], rel=1e-6)
+
+
+class TestTraces:
+    def test_the_global_generators_are_where_they_were(self):
+        trainer = make_trainer(Normalised(), Rows(noise=1.0))
+        random.seed(3)
+        np.random.seed(4)
+        torch.manual_seed(5)
+        probe = Probe(trainer, 8)
+        states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        for _ in range(2):
+            probe()
+            assert random.getstate() == states[0]
+            assert all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), states[1], strict=True))
+            assert torch.equal(torch.get_rng_state(), states[2])
+
+    def test_they_are_put_back_after_a_failure(self):
+        class Failing(Rows):
+            def __getitem__(self, index):
+                super().__getitem__(index)
+                raise RuntimeError("a broken file")
+
+        trainer = make_trainer(Normalised(), Failing())
+        states = random.getstate(), torch.get_rng_state()
+        with pytest.raises(RuntimeError, match="a broken file"):
+            Probe(trainer, 8)()
+        assert random.getstate() == states[0] and torch.equal(torch.get_rng_state(), states[1])
+        assert trainer.model.training
+
+    def test_the_draw_does_not_depend_on_them(self):
+        def measure(seed):
+            trainer = make_trainer(Normalised(), Rows(noise=1.0))
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+            return Probe(trainer, 8)()
+
+        assert np.array_equal(measure(1), measure(2))
+
+    def test_the_model_is_as_it_was(self):
+        model, rows = Normalised(), Rows()
+        trainer = make_trainer(model, rows)
+        model.dropout.eval()
+        model.frozen.eval()
+        model(rows.x, rows.labels)["loss"].backward()
+        state = {name: item.clone() for name, item in model.state_dict().items()}
+        gradients = {name: item.grad.clone() for name, item in model.named_parameters()}
+        modes = [module.training for module in model.modules()]
+        assert set(modes) == {True, False}
+        for _ in range(2):
+            Probe(trainer, 8, 2)()
+        tiny.assert_same(dict(model.state_dict()), state)
+        tiny.assert_same({name: item.grad for name, item in model.named_parameters()}, gradients)
+        assert [module.training for module in model.modules()] == modes
+
+    def test_gradients_that_are_not_there_stay_away(self):
+        trainer = make_trainer(tiny.bert(), tiny.Texts())
+        Probe(trainer, 8)()
+        assert all(parameter.grad is None for parameter in trainer.model.parameters())

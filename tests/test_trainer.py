@@ -1,0 +1,599 @@
+from __future__ import annotations
+
+import copy
+import inspect
+import itertools
+import json
+import math
+
+import pytest
+import tiny
+import torch
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from hf_iomt import IOMTTrainer, IOMTTrainerMixin, IOMTTrainingArguments, register_family
+from hf_iomt.optim import PRESETS, families, parse_candidates
+
+KEYS = {
+    "cycle",
+    "first_step",
+    "last_step",
+    "candidate",
+    "family",
+    "learning_rate",
+    "phase",
+    "score",
+    "predicted_mean",
+    "predicted_std",
+    "gain",
+    "rolled_back",
+    "seconds",
+}
+THREE = "adam:lr=0.01; sgdm:lr=0.05; adagrad:lr=0.02"
+
+
+OPTIMIZERS = {
+    "sgdm:lr=0.1": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
+    "adamw:lr=0.01": (torch.optim.AdamW, {"lr": 0.01}),
+}
+SETTINGS = {
+    "linear": {},
+    "warm-up": {"warmup_steps": 10},
+    "accumulation": {"gradient_accumulation_steps": 2},
+    "clipping": {"max_grad_norm": 0.1},
+    "weight decay": {"weight_decay": 0.01},
+    "all": {"gradient_accumulation_steps": 2, "max_grad_norm": 0.1, "weight_decay": 0.01, "warmup_steps": 10},
+}
+
+
+def common(path, **settings):
+    return {
+        "output_dir": str(path),
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "per_device_train_batch_size": 4,
+        "max_steps": 40,
+        **settings,
+    }
+
+
+def make(path, model=None, cls=IOMTTrainer, data=None, evaluation=None, callbacks=None, **settings):
+    args = IOMTTrainingArguments(**common(path, **settings))
+    return cls(
+        tiny.bert() if model is None else model,
+        args,
+        train_dataset=tiny.Texts() if data is None else data,
+        eval_dataset=evaluation,
+        callbacks=callbacks,
+    )
+
+
+def loss_of(model, texts=None):
+    """Loss over all samples, without dropout."""
+    texts = texts or tiny.Texts()
+    with torch.no_grad():
+        training = model.training
+        model.eval()
+        loss = model(input_ids=texts.ids, attention_mask=torch.ones_like(texts.ids), labels=texts.labels).loss
+        model.train(training)
+    return float(loss)
+
+
+def check_history(trainer, steps, first=1):
+    """The documented keys, and every step exactly once."""
+    history = trainer.iomt_history
+    assert all(set(record) == KEYS for record in history)
+    assert [record["cycle"] for record in history] == list(range(len(history)))
+    covered = [step for record in history for step in range(record["first_step"], record["last_step"] + 1)]
+    assert covered == list(range(first, steps + 1))
+    known = {candidate.name: candidate.family for candidate in trainer.interleaved_optimizer.candidates}
+    assert all(known[record["candidate"]] == record["family"] for record in history)
+    assert all(record["score"] is None or -1 <= record["score"] <= 1 for record in history)
+    return history
+
+
+class StopAt(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            control.should_training_stop = True
+
+
+class TestOneCandidateIsPlainTrainer:
+    """To the last bit, dropout and the order of the data included."""
+
+    def train_both(self, tmp_path, text, settings, model=tiny.bert, runs=1):
+        optimizer_class, arguments = OPTIMIZERS[text]
+        settings = {"max_steps": 50, **settings}
+        plain = Trainer(
+            model(),
+            TrainingArguments(**common(tmp_path, learning_rate=arguments["lr"], **settings)),
+            train_dataset=tiny.Texts(),
+            optimizer_cls_and_kwargs=(optimizer_class, dict(arguments)),
+        )
+        for _ in range(runs):
+            plain.train()
+        # One after the other: a trainer seeds the generators when it is made.
+        interleaved = make(tmp_path, model(), iomt_candidates=text, **settings)
+        before = tiny.values(interleaved.model)
+        for _ in range(runs):
+            interleaved.train()
+        tiny.assert_same(tiny.values(plain.model), tiny.values(interleaved.model))
+        moved = [not torch.equal(before[name], item) for name, item in tiny.values(interleaved.model).items()]
+        assert all(moved)
+
+    @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+    @pytest.mark.parametrize("text", OPTIMIZERS)
+    def test_weights(self, tmp_path, text, settings):
+        self.train_both(tmp_path, text, settings)
+
+    @pytest.mark.parametrize("text", OPTIMIZERS)
+    def test_weights_of_an_adapter(self, tmp_path, text):
+        self.train_both(tmp_path, text, SETTINGS["all"], tiny.lora)
+
+    def test_weights_after_training_twice(self, tmp_path):
+        self.train_both(tmp_path, "adamw:lr=0.01", {"max_steps": 20}, runs=2)
+
+    def test_there_is_neither_a_race_nor_a_rollback(self, tmp_path):
+        trainer = make(tmp_path, iomt_candidates="sgdm:lr=1000", max_steps=30)
+        trainer.train()
+        history = check_history(trainer, 30)
+        assert {record["phase"] for record in history} <= {"initial", "surrogate"}
+        assert not any(record["rolled_back"] for record in history)
+
+
+class TestDefaultSettings:
+    @pytest.mark.parametrize("model", [tiny.bert, tiny.lora])
+    def test_the_papers_candidates_do_no_damage(self, tmp_path, model):
+        trainer = make(tmp_path, model(dropout=0.0), iomt_candidates="paper", max_steps=80)
+        before = loss_of(trainer.model)
+        trainer.train()
+        assert all(item.isfinite().all() for item in tiny.values(trainer.model).values())
+        assert loss_of(trainer.model) < before
+        history = check_history(trainer, 80)
+        assert history[0]["phase"] == "race" and history[-1]["phase"] in ("initial", "surrogate")
+        raced = max(record["last_step"] for record in history if record["phase"] == "race")
+        assert 8 <= raced <= 16
+
+    def test_candidates_that_all_destroy_leave_the_model_as_it_was(self, tmp_path):
+        trainer = make(
+            tmp_path, tiny.bert(dropout=0.0), iomt_candidates="sgd:lr=1e6; sgdm:lr=1e6; adam:lr=1e6", max_steps=60
+        )
+        before = tiny.values(trainer.model)
+        trainer.train()
+        # The last cycle may end in its first half.
+        assert sum(record["rolled_back"] for record in trainer.iomt_history) >= len(trainer.iomt_history) - 1
+        assert loss_of(trainer.model) == pytest.approx(loss_of(tiny.bert(dropout=0.0)), rel=1e-5)
+        tiny.assert_same(tiny.values(trainer.model), before)
+
+    def test_the_history_is_written_beside_the_model(self, tmp_path):
+        trainer = make(tmp_path, iomt_candidates=THREE)
+        assert trainer.iomt_history == []
+        trainer.train()
+        assert json.loads((tmp_path / "iomt_history.json").read_text()) == check_history(trainer, 40)
+
+    def test_one_seed_gives_one_run(self, tmp_path):
+        def run(seed):
+            trainer = make(tmp_path, iomt_candidates="paper", max_steps=60, seed=seed)
+            trainer.train()
+            return tiny.values(trainer.model), [{**record, "seconds": 0.0} for record in trainer.iomt_history]
+
+        (values, history), (again, same_history), (others, _) = run(1), run(1), run(2)
+        tiny.assert_same(values, again)
+        assert history == same_history
+        assert not all(torch.equal(values[name], others[name]) for name in values)
+
+    def test_the_papers_preset(self, tmp_path):
+        trainer = make(tmp_path, iomt_preset="paper", iomt_switch_steps=3, iomt_initial_cycles=4)
+        trainer.train()
+        history = check_history(trainer, 40)
+        assert [record["phase"] for record in history] == ["initial"] * 4 + ["surrogate"] * 10
+        assert [record["score"] is None for record in history] == [False] * 13 + [True]
+
+
+class TestLogs:
+    def test_decisions_and_the_true_learning_rate(self, tmp_path):
+        trainer = make(tmp_path, iomt_candidates=THREE, logging_strategy="steps", logging_steps=1, iomt_switch_steps=5)
+        trainer.train()
+        history = check_history(trainer, 40)
+        raced = max(record["last_step"] for record in history if record["phase"] == "race")
+        names = [candidate.name for candidate in trainer.interleaved_optimizer.candidates]
+        logs = [item for item in trainer.state.log_history if "loss" in item]
+        assert [item["step"] for item in logs] == list(range(1, 41))
+        for item in logs:
+            step = item["step"]
+            record = next(record for record in history if record["first_step"] <= step <= record["last_step"])
+            (candidate,) = parse_candidates(record["candidate"])
+            # A race runs at full rates, and the schedule begins after it.
+            multiplier = 1.0 if record["phase"] == "race" else 1 - (step - 1 - raced) / (40 - raced)
+            assert item["learning_rate"] == pytest.approx(candidate.learning_rate * multiplier)
+            assert item["iomt/learning_rate"] == item["learning_rate"]
+            assert type(item["iomt/candidate"]) is float and item["iomt/switch"] in (0.0, 1.0)
+            if record["phase"] != "race" or step != record["last_step"]:
+                assert names[int(item["iomt/candidate"])] == record["candidate"]
+        assert {"iomt/score", "iomt/selection_seconds"} <= set(logs[-1])
+
+    @pytest.mark.parametrize("accumulation", [1, 2])
+    def test_scores_are_those_of_the_logged_losses(self, tmp_path, accumulation):
+        trainer = make(
+            tmp_path,
+            iomt_preset="paper",
+            iomt_candidates=THREE,
+            iomt_switch_steps=4,
+            gradient_accumulation_steps=accumulation,
+            logging_strategy="steps",
+            logging_steps=1,
+            max_steps=25,
+        )
+        trainer.train()
+        losses = [item["loss"] for item in trainer.state.log_history if "loss" in item]
+        for record in trainer.iomt_history[:-1]:
+            cycle = losses[record["first_step"] - 1 : record["last_step"] + 1]
+            first, rest, tau = cycle[0], cycle[1:], len(cycle) - 1
+            assert tau == 4
+            deltas = [(before - after) / max(before, after) for before, after in itertools.pairwise(cycle)]
+            mean = sum(deltas) / tau
+            spread = math.sqrt(sum((item - mean) ** 2 for item in deltas) / tau)
+            upper = (first - max(rest)) / max(first, *rest) / tau
+            lower = (first - min(rest)) / max(first, min(rest)) / tau
+            # Losses are logged in single precision or rounded.
+            assert record["score"] == pytest.approx(math.tanh((mean + upper + lower) / 3 + 0.1 * spread), abs=2e-3)
+
+    def test_evaluation_logs_stay_as_they_are(self, tmp_path):
+        trainer = make(
+            tmp_path,
+            iomt_candidates=THREE,
+            evaluation=tiny.Texts(16, seed=1),
+            eval_strategy="steps",
+            eval_steps=10,
+            logging_strategy="steps",
+            logging_steps=10,
+        )
+        trainer.train()
+        evaluations = [item for item in trainer.state.log_history if "eval_loss" in item]
+        assert [item["step"] for item in evaluations] == [10, 20, 30, 40]
+        assert not any(key.startswith("iomt/") for item in evaluations for key in item)
+        assert evaluations[-1]["eval_loss"] == pytest.approx(loss_of(trainer.model, tiny.Texts(16, seed=1)), rel=1e-4)
+        check_history(trainer, 40)
+
+
+class TestModels:
+    def test_only_the_adapter_is_in_the_optimizer_and_saved(self, tmp_path):
+        trainer = make(tmp_path, tiny.lora(), iomt_candidates=THREE)
+        frozen = {name: p.clone() for name, p in trainer.model.named_parameters() if not p.requires_grad}
+        trainer.train()
+        held = {id(item) for group in trainer.interleaved_optimizer.param_groups for item in group["params"]}
+        assert held == {id(item) for item in trainer.model.parameters() if item.requires_grad}
+        parameters = dict(trainer.model.named_parameters())
+        assert frozen and all(torch.equal(parameters[name], item) for name, item in frozen.items())
+        trainer.save_model(str(tmp_path / "saved"))
+        names = {item.name for item in (tmp_path / "saved").iterdir()}
+        assert {"adapter_config.json", "adapter_model.safetensors"} <= names and "model.safetensors" not in names
+
+    def test_regression(self, tmp_path):
+        texts = tiny.Texts(regression=True)
+        trainer = make(tmp_path, tiny.bert(labels=1, dropout=0.0), data=texts, iomt_candidates=THREE)
+        before = loss_of(trainer.model, texts)
+        trainer.train()
+        check_history(trainer, 40)
+        assert loss_of(trainer.model, texts) < before
+
+    @pytest.mark.parametrize("kind", ["lora", "head", "full"])
+    def test_auto_looks_at_what_is_trainable(self, tmp_path, kind):
+        model = tiny.lora() if kind == "lora" else tiny.bert()
+        if kind == "head":
+            model.bert.requires_grad_(False)
+        trainer = make(tmp_path, model, max_steps=1)
+        trainer.create_optimizer()
+        assert list(trainer.interleaved_optimizer.candidates) == parse_candidates(PRESETS[kind])
+
+    def test_weight_decay_spares_biases_and_normalisations(self, tmp_path):
+        trainer = make(tmp_path, iomt_candidates="sgd:lr=0.1; adamw:lr=0.01,weight_decay=0.5", weight_decay=0.25)
+        trainer.create_optimizer()
+        names = {id(item): name for name, item in trainer.model.named_parameters()}
+        for group in trainer.interleaved_optimizer.param_groups:
+            spared = {"bias" in names[id(item)] or "LayerNorm" in names[id(item)] for item in group["params"]}
+            assert spared == {not group["decay"]}
+            assert group["weight_decay"] == (0.25 if group["decay"] else 0.0)
+
+    def test_a_trainer_of_ones_own(self, tmp_path):
+        calls = []
+
+        class Own(Trainer):
+            def compute_loss(self, model, inputs, *args, **kwargs):
+                calls.append(model.training)
+                return super().compute_loss(model, inputs, *args, **kwargs)
+
+        class Mixed(IOMTTrainerMixin, Own):
+            pass
+
+        trainer = make(tmp_path, cls=Mixed, iomt_candidates=THREE)
+        trainer.train()
+        check_history(trainer, 40)
+        # Training steps and probes alike.
+        assert calls.count(True) == 40 and calls.count(False) > 0
+
+    def test_the_signature_is_trainers(self):
+        assert inspect.signature(IOMTTrainer) == inspect.signature(Trainer)
+
+
+class TestOptimizers:
+    def test_trainers_names_are_families(self, tmp_path):
+        text = "adafactor:lr=0.001; adamw_torch_fused:lr=0.01"
+        trainer = make(tmp_path, tiny.bert(dropout=0.0), iomt_candidates=text, iomt_selection="cyclical")
+        before = loss_of(trainer.model)
+        trainer.train()
+        history = check_history(trainer, 40)
+        assert {record["family"] for record in history} == {"adafactor", "adamw_torch_fused"}
+        assert loss_of(trainer.model) < before
+
+    def test_an_optimizer_of_ones_own(self, tmp_path):
+        known = dict(families._FAMILIES)
+        steps = []
+
+        class Signs(torch.optim.Optimizer):
+            def __init__(self, params, lr, power=1.0):
+                super().__init__(params, {"lr": lr, "power": power})
+
+            @torch.no_grad()
+            def step(self, closure=None):
+                steps.append(self.param_groups[0]["power"])
+                for group in self.param_groups:
+                    for item in group["params"]:
+                        if item.grad is not None:
+                            item.add_(item.grad.sign(), alpha=-group["lr"])
+
+        try:
+            register_family("signs", Signs, defaults={"power": 2.0})
+            trainer = make(
+                tmp_path,
+                tiny.bert(dropout=0.0),
+                iomt_candidates="signs:lr=0.003; adam:lr=0.01",
+                iomt_selection="cyclical",
+            )
+            trainer.train()
+        finally:
+            families._FAMILIES.clear()
+            families._FAMILIES.update(known)
+        taken = sum(
+            record["last_step"] - record["first_step"] + 1
+            for record in check_history(trainer, 40)
+            if record["family"] == "signs"
+        )
+        assert steps == [2.0] * taken and taken > 0
+
+
+class TestSchedulesAndData:
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {"lr_scheduler_type": "linear", "warmup_steps": 30},
+            {"lr_scheduler_type": "constant_with_warmup", "warmup_steps": 10},
+            {"lr_scheduler_type": "cosine"},
+        ],
+    )
+    def test_schedulers(self, tmp_path, settings):
+        trainer = make(tmp_path, tiny.bert(dropout=0.0), iomt_candidates=THREE, **settings)
+        before = loss_of(trainer.model)
+        trainer.train()
+        check_history(trainer, 40)
+        assert loss_of(trainer.model) < before
+
+    def test_a_plateau_lowers_every_candidates_rate(self, tmp_path):
+        trainer = make(
+            tmp_path,
+            iomt_candidates="adam:lr=0.01; sgd:lr=0.5",
+            iomt_race_steps=0,
+            iomt_switch_steps=5,
+            iomt_selection="cyclical",
+            lr_scheduler_type="reduce_lr_on_plateau",
+            # Nothing improves by so much, so that each evaluation but the first halves the rate.
+            lr_scheduler_kwargs={"factor": 0.5, "patience": 0, "threshold": 100.0, "threshold_mode": "abs"},
+            evaluation=tiny.Texts(16),
+            eval_strategy="steps",
+            eval_steps=10,
+        )
+        trainer.train()
+        rates = [record["learning_rate"] for record in check_history(trainer, 40)]
+        assert rates == pytest.approx([0.01, 0.5, 0.01, 0.5, 0.005, 0.25, 0.0025, 0.125])
+
+    def test_gradient_accumulation_counts_optimizer_steps(self, tmp_path):
+        trainer = make(
+            tmp_path, iomt_candidates=THREE, gradient_accumulation_steps=3, iomt_race_steps=0, iomt_switch_steps=4
+        )
+        trainer.train()
+        history = check_history(trainer, 40)
+        assert [record["last_step"] for record in history] == list(range(4, 41, 4))
+
+    def test_data_without_a_length(self, tmp_path):
+        trainer = make(tmp_path, data=tiny.Stream(tiny.Texts()), iomt_candidates=THREE)
+        trainer.train()
+        check_history(trainer, 40)
+
+    @pytest.mark.parametrize("accumulation, expected", [(1, 8), (2, 4)])
+    def test_a_share_of_an_epoch(self, tmp_path, accumulation, expected):
+        # 64 samples in batches of 4: 16 batches an epoch.
+        trainer = make(
+            tmp_path,
+            iomt_candidates=THREE,
+            iomt_switch_steps=0.5,
+            iomt_race_steps=0,
+            gradient_accumulation_steps=accumulation,
+        )
+        trainer.train()
+        assert check_history(trainer, 40)[0]["last_step"] == expected
+
+    def test_a_share_of_an_epoch_without_a_length(self, tmp_path):
+        trainer = make(tmp_path, data=tiny.Stream(tiny.Texts()), iomt_candidates=THREE, iomt_switch_steps=0.5)
+        with pytest.raises(ValueError, match=r"`iomt_switch_steps=0.5` is a share.*no length.*number of steps"):
+            trainer.train()
+
+    @pytest.mark.parametrize("preset", ["default", "paper"])
+    @pytest.mark.parametrize("steps", [1, 2, 5, 9])
+    def test_short_runs(self, tmp_path, steps, preset):
+        trainer = make(tmp_path, iomt_preset=preset, iomt_candidates="paper", max_steps=steps)
+        before = tiny.values(trainer.model)
+        trainer.train()
+        check_history(trainer, steps)
+        assert all(item.isfinite().all() for item in tiny.values(trainer.model).values())
+        assert trainer.state.global_step == steps and before.keys() == tiny.values(trainer.model).keys()
+
+    def test_epochs_instead_of_steps(self, tmp_path):
+        trainer = make(tmp_path, iomt_candidates=THREE, max_steps=-1, num_train_epochs=2)
+        trainer.train()
+        check_history(trainer, 32)
+
+
+class TestStoppingAndResuming:
+    @pytest.mark.parametrize("kwargs, steps", [({}, 2), ({}, 17), ({"iomt_race_steps": 0}, 23)])
+    def test_a_callback_stops_training(self, tmp_path, kwargs, steps):
+        trainer = make(
+            tmp_path,
+            tiny.bert(dropout=0.0),
+            iomt_candidates=THREE,
+            callbacks=[StopAt(steps)],
+            max_steps=100,
+            **kwargs,
+        )
+        trainer.train()
+        assert trainer.state.global_step == steps
+        check_history(trainer, steps)
+        assert not trainer.interleaving.racing and not trainer.interleaved_optimizer.ignore_schedule
+        assert loss_of(trainer.model) < loss_of(tiny.bert(dropout=0.0)) * 1.05
+        assert json.loads((tmp_path / "iomt_history.json").read_text()) == trainer.iomt_history
+
+    def test_stopped_in_a_race_the_branches_that_destroy_are_left(self, tmp_path):
+        trainer = make(
+            tmp_path,
+            tiny.bert(dropout=0.0),
+            iomt_candidates="adam:lr=0.003; sgd:lr=1e6",
+            callbacks=[StopAt(15)],
+            max_steps=100,
+        )
+        trainer.train()
+        assert trainer.iomt_history[-1]["candidate"].startswith("sgd") and not trainer.interleaving.racing
+        assert loss_of(trainer.model) < loss_of(tiny.bert(dropout=0.0)) * 1.05
+
+    def test_one_candidate_resumes_to_the_bit(self, tmp_path):
+        settings = {"iomt_candidates": "adamw:lr=0.01", "save_strategy": "steps", "save_steps": 20}
+        whole = make(tmp_path / "whole", **settings)
+        whole.train()
+        resumed = make(tmp_path / "whole", tiny.bert(seed=9), **settings)
+        resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-20"))
+        tiny.assert_same(tiny.values(whole.model), tiny.values(resumed.model))
+        check_history(resumed, 40, first=21)
+
+    @pytest.mark.parametrize("model", [tiny.bert, tiny.lora])
+    def test_many_candidates_resume_with_their_moments_and_without_a_race(self, tmp_path, model):
+        settings = {
+            "iomt_candidates": THREE,
+            "save_strategy": "steps",
+            "save_steps": 20,
+            "iomt_switch_steps": 4,
+        }
+        make(tmp_path, model(), **settings).train()
+        saved = torch.load(tmp_path / "checkpoint-20" / "optimizer.pt", weights_only=True)
+        found = []
+
+        class Look(TrainerCallback):
+            def on_step_begin(self, args, state, control, **kwargs):
+                if not found:
+                    found.append(copy.deepcopy(resumed.interleaved_optimizer.state_dict()))
+
+        resumed = make(tmp_path, model(seed=9), callbacks=[Look()], **settings)
+        resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-20"))
+        history = check_history(resumed, 40, first=21)
+        assert "race" not in {record["phase"] for record in history}
+        assert saved["state"].keys() == found[0]["state"].keys() and saved["state"]
+        for number, slots in saved["state"].items():
+            assert slots.keys() == found[0]["state"][number].keys()
+            for slot, value in slots.items():
+                assert value is None or torch.equal(torch.as_tensor(value), found[0]["state"][number][slot])
+
+    def test_a_checkpoint_written_during_the_race_is_refused(self, tmp_path):
+        settings = {"iomt_candidates": THREE, "save_strategy": "steps", "save_steps": 5, "max_steps": 80}
+        interrupted = make(tmp_path, callbacks=[StopAt(5)], **settings)
+        interrupted.train()
+        assert interrupted.iomt_history[-1]["phase"] == "race"
+        with pytest.raises(
+            ValueError, match=r"was written at step 5, during the race, .* Resume from a later checkpoint"
+        ):
+            make(tmp_path, **settings).train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+
+    def test_training_twice(self, tmp_path):
+        trainer = make(tmp_path, tiny.bert(dropout=0.0), iomt_candidates=THREE)
+        trainer.train()
+        middle = tiny.values(trainer.model)
+        trainer.train()
+        check_history(trainer, 40)
+        assert trainer.iomt_history[0]["learning_rate"] == 0.01
+        assert not all(torch.equal(item, middle[name]) for name, item in tiny.values(trainer.model).items())
+        assert loss_of(trainer.model) < loss_of(tiny.bert(dropout=0.0))
+
+
+class TestRefusals:
+    def test_arguments_of_trainer(self, tmp_path):
+        with pytest.raises(TypeError, match=r"must be IOMTTrainingArguments, but got TrainingArguments\. Replace"):
+            IOMTTrainer(tiny.bert(), TrainingArguments(**common(tmp_path)), train_dataset=tiny.Texts())
+
+    def test_no_arguments(self):
+        with pytest.raises(TypeError, match=r"must be IOMTTrainingArguments, but got TrainingArguments"):
+            IOMTTrainer(tiny.bert(), train_dataset=tiny.Texts())
+
+    @pytest.mark.parametrize("way", ["optimizers", "optimizer_cls_and_kwargs"])
+    def test_an_optimizer(self, tmp_path, way):
+        model = tiny.bert()
+        given = {
+            "optimizers": (torch.optim.SGD(model.parameters(), lr=0.1), None),
+            "optimizer_cls_and_kwargs": (torch.optim.SGD, {"lr": 0.1}),
+        }[way]
+        args = IOMTTrainingArguments(**common(tmp_path))
+        with pytest.raises(ValueError, match=r"chooses the optimizer itself: pass no optimizer.*`iomt_candidates`"):
+            IOMTTrainer(model, args, train_dataset=tiny.Texts(), **{way: given})
+
+    @pytest.mark.parametrize("flag, name", [("is_deepspeed_enabled", "DeepSpeed"), ("is_fsdp_enabled", "FSDP")])
+    def test_sharding(self, tmp_path, flag, name):
+        class Sharded(Trainer):
+            """What Trainer says of itself when it is configured so; setting it up for real needs more machines."""
+
+            def __init__(self, *args, **kwargs):
+                super().__init__(*args, **kwargs)
+                setattr(self, flag, True)
+
+        class Mixed(IOMTTrainerMixin, Sharded):
+            pass
+
+        with pytest.raises(ValueError, match=rf"Mixed does not support {name} yet\. Use one process or DDP"):
+            make(tmp_path, cls=Mixed)
+
+    def test_nothing_to_train(self, tmp_path):
+        trainer = make(tmp_path, tiny.bert().requires_grad_(False))
+        with pytest.raises(ValueError, match=r"no trainable parameter: every.*`peft.get_peft_model`"):
+            trainer.train()
+
+    def test_half_precision_parameters(self, tmp_path):
+        model = tiny.bert()
+        model.classifier.half()
+        trainer = make(tmp_path, model)
+        message = r"2 trainable parameters are float16, for example 'classifier.weight'.*`fp16=True`"
+        with pytest.raises(ValueError, match=message):
+            trainer.train()
+        assert trainer.state.global_step == 0
+
+    def test_frozen_half_precision_parameters_are_fine(self, tmp_path):
+        model = tiny.lora()
+        model.base_model.model.bert.pooler.dense.half()
+        trainer = make(tmp_path, model)
+        trainer.create_optimizer()
+        assert trainer.interleaved_optimizer.param_groups
+
+    def test_a_pattern_that_matches_nothing(self, tmp_path):
+        trainer = make(tmp_path, iomt_state_parameters="decoder", iomt_candidates=THREE)
+        with pytest.raises(ValueError, match=r"No trainable parameter matches `iomt_state_parameters='decoder'`"):
+            trainer.train()
+        assert trainer.state.global_step == 0
