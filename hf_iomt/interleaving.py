@@ -123,6 +123,11 @@ class Interleaving:
         self._degraded_cycles = 0
 
     @property
+    def racing(self) -> bool:
+        """Whether the race is still to be run or on."""
+        return self._plan is not None
+
+    @property
     def history(self) -> list[dict[str, Any]]:
         """One dictionary per cycle, see [`~selection.CycleRecord`]."""
         return as_dictionaries(self.records)

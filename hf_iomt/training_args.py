@@ -81,7 +81,7 @@ PRESET_SETTINGS: dict[str, dict[str, Any]] = {
         "iomt_race_steps": 40,
         "iomt_rollback": True,
         "iomt_patience": 4,
-        "iomt_advantage": 1.0,
+        "iomt_advantage": 2.0,
     },
     "paper": {
         "iomt_candidates": "paper",
@@ -210,7 +210,7 @@ class IOMTTrainingArguments(TrainingArguments):
     Args:
         iomt_advantage (`float`, *optional*):
             Head start of the first candidate of the list, the one to trust most: the surrogate turns to another where
-            its gain is larger by this many standard deviations of the scores. Default preset: 1, paper: 0.
+            its gain is larger by this many standard deviations of the scores. Default preset: 2, paper: 0.
         iomt_race_steps (`int`, *optional*):
             Steps of a finalist in the racing start; 0 turns the race off. Default preset: 40, paper: 0.
             A race
