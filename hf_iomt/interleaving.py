@@ -189,8 +189,9 @@ class Interleaving:
         if self._race is not None:
             self._race.after_stop()
             self._settle(self._race)
-        elif self._running and 0 < self._cycle_steps < self.settings.switch_steps:
-            self._judge_unfinished()
+        elif self._running and 0 < self._cycle_steps < self.settings.switch_steps and self._probe is not None:
+            # The losses do not show yet what its last step did; the probe does.
+            self._undo(confirm=True)
         if self.records and self.records[-1].first_step == self._step:
             # Training stopped before the first step of the cycle.
             self.records.pop()
@@ -288,8 +289,8 @@ class Interleaving:
             at_best = loss - 2 * self._cycle_error
             self._degraded_cycles = self._degraded_cycles + 1 if self._is_broken(at_best, self._best_loss, 0.5) else 0
             patience = self.settings.patience
-            if self._is_broken(at_best, self._best_loss) and self._start is not None:
-                self._roll_back(self._start, [self.optimizer.active.family])
+            if self._is_broken(at_best, self._best_loss):
+                self._undo(confirm=self.settings.score != "probe")
             elif patience and self._degraded_cycles >= patience and self._best is not None:
                 logger.info("No cycle of the last %d came near the best loss: going back to it.", patience)
                 self._roll_back(self._best, {candidate.family for candidate in self.optimizer.candidates})
@@ -298,16 +299,22 @@ class Interleaving:
                 self._keep_best(loss)
         self.records[-1].seconds += time.perf_counter() - began
 
-    def _judge_unfinished(self) -> None:
-        """Undo a cycle that training stopped in where the probe, which sees its last step too, shows damage."""
-        if not self.settings.rollback or self._probe is None or self._start is None:
+    def _undo(self, confirm: bool) -> None:
+        """
+        Undo the cycle; to confirm, only where the probe, if there is one, is clearly worse at its end than at its
+        start.
+
+        Training losses alone may mislead: a sampler that groups by length makes them rise and fall by itself.
+        """
+        if not self.settings.rollback or self._start is None:
             return
-        end, end_loss = Snapshot(self._tensors), self._probe_loss()
-        self._start.restore()
-        if self._is_broken(end_loss, self._probe_loss()):
-            self._roll_back(self._start, [self.optimizer.active.family])
-        else:
-            end.restore()
+        if confirm and self._probe is not None:
+            end, end_loss = Snapshot(self._tensors), self._probe_loss()
+            self._start.restore()
+            if not self._is_broken(end_loss, self._probe_loss()):
+                end.restore()
+                return
+        self._roll_back(self._start, [self.optimizer.active.family])
 
     def _roll_back(self, snapshot: Snapshot, families: Sequence[str] | set[str]) -> None:
         snapshot.restore()

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from .optim import InterleavedOptimizer, ParameterAverage, Snapshot
 
 FINALISTS = 3
-# A race takes at most this share of a run; a longer one is shortened.
-_LARGEST_SHARE = 0.2
+# A race takes at most this share of a run for each candidate, within these limits; a longer one is shortened.
+_SHARE_PER_CANDIDATE = 0.2 / 15
+_SHARES = (0.1, 0.2)
 # An entrant is idle, see `Race`, where its loss has not fallen by this many standard errors of the change ...
 _SIGNIFICANT = 2.0
 # ... and that standard error, which tells how much its predictions moved, is among the smallest third.
@@ -62,8 +63,8 @@ def plan_race(candidates: int, race_steps: int, max_steps: int) -> RacePlan | No
 
     There are three rungs, at a quarter, a half and all of `race_steps`; the field shrinks by equal factors to three
     finalists. Up to three candidates race one rung of a quarter, which shows those that destroy the model. A race
-    that would take more than a fifth of the run is shortened in proportion; where one step each is still too much,
-    every k-th candidate races.
+    takes at most a tenth of the run for up to 7 candidates, rising to a fifth for 15 and more; a longer one is
+    shortened in proportion, and where one step each is still too much, every k-th candidate races.
 
     Args:
         candidates (`int`): Number of candidates.
@@ -75,7 +76,7 @@ def plan_race(candidates: int, race_steps: int, max_steps: int) -> RacePlan | No
     """
     if race_steps == 0 or candidates < 2:
         return None
-    budget = int(_LARGEST_SHARE * max_steps)
+    budget = int(min(max(_SHARE_PER_CANDIDATE * candidates, _SHARES[0]), _SHARES[1]) * max_steps)
     stride = 1
     while stride <= candidates:
         entrants = tuple(range(0, candidates, stride))

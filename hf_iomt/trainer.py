@@ -37,7 +37,7 @@ _LEAST_CYCLES = 4
 _RACE_GROUPS = 4
 _RACE_PROBE_SHARE = 0.05
 # Of the cycles after the race at most one in this many is drawn by Eq. 3.
-_INITIAL_SHARE = 3
+_INITIAL_SHARE = 6
 
 if TYPE_CHECKING:
     # A mixin has no base of its own; a type checker sees that of the trainers it is mixed into.

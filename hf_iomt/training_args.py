@@ -213,8 +213,8 @@ class IOMTTrainingArguments(TrainingArguments):
             its gain is larger by this many standard deviations of the scores. Default preset: 2, paper: 0.
         iomt_race_steps (`int`, *optional*):
             Steps of a finalist in the racing start; 0 turns the race off. Default preset: 40, paper: 0.
-            A race
-            takes at most a fifth of a run and is shortened in proportion where there is less room.
+            A race takes at most a tenth of a run for up to 7 candidates and a fifth for 15 or more; it is shortened
+            in proportion where there is less room.
         iomt_rollback (`bool`, *optional*):
             Undo a cycle that clearly damaged the model. Default preset: on, paper: off.
         iomt_patience (`int`, *optional*):
