@@ -285,8 +285,8 @@ class Interleaving:
         began = time.perf_counter()
         loss = self._cycle_end_loss = self._cycle_loss()
         if self.settings.rollback:
-            # The benefit of the doubt: small batches make the mean of a cycle uncertain.
-            at_best = loss - 2 * self._cycle_error
+            # The benefit of the doubt, within limits: small batches make the mean of a cycle uncertain.
+            at_best = loss - min(2 * self._cycle_error, _LOST_PROGRESS * abs(self._initial_loss))
             self._degraded_cycles = self._degraded_cycles + 1 if self._is_broken(at_best, self._best_loss, 0.5) else 0
             patience = self.settings.patience
             if self._is_broken(at_best, self._best_loss):

@@ -321,8 +321,8 @@ class IOMTTrainingArguments(TrainingArguments):
             value = getattr(self, name)
             kinds = (int,) if name in _COUNTS else (int, float)
             if not isinstance(value, kinds) or isinstance(value, bool) or not least <= value <= greatest:
-                whole = " and be a whole number" if name in _COUNTS else ""
-                raise ValueError(f"`{least} <= {name} <= {greatest}` must hold{whole}, but got {name}={value!r}.")
+                whole = " Give a whole number." if name in _COUNTS else ""
+                raise ValueError(f"`{least} <= {name} <= {greatest}` must hold, but got {name}={value!r}.{whole}")
         tau = self.iomt_switch_steps
         if not isinstance(tau, (int, float)) or not math.isfinite(tau) or tau <= 0 or (tau > 1 and tau != int(tau)):
             raise ValueError(

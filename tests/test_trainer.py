@@ -192,7 +192,7 @@ class TestDefaultSettings:
         trainer = make(tmp_path, iomt_preset="paper", iomt_switch_steps=3, iomt_initial_cycles=4)
         trainer.train()
         history = check_history(trainer, 40)
-        assert [record["phase"] for record in history] == ["initial"] * 4 + ["surrogate"] * 10
+        assert [record["phase"] for record in history] == ["initial"] * 2 + ["surrogate"] * 12
         assert [record["score"] is None for record in history] == [False] * 13 + [True]
 
 
@@ -472,7 +472,7 @@ class TestStoppingAndResuming:
             tmp_path,
             tiny.bert(dropout=0.0),
             iomt_candidates="adam:lr=0.003; sgd:lr=1e6",
-            callbacks=[StopAt(15)],
+            callbacks=[StopAt(7)],
             max_steps=100,
         )
         trainer.train()
