@@ -81,7 +81,7 @@ def draw(task: str, methods: dict[str, list[dict[str, Any]]], path: Path) -> Non
         axes.plot([statistics.mean(values)] * 2, [row - 0.35, row + 0.35], color=colour, linewidth=2.5)
     axes.set_yticks(range(len(order)), [label(name) for name in order])
     axes.set_xlabel("test accuracy, %  (dots: seeds, bars: means)")
-    axes.set_title(f"{task}: one IOMT run against every single candidate of the same length")
+    axes.set_title(task)
     axes.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=150)
     plt.close(figure)
