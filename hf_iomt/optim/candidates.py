@@ -81,7 +81,7 @@ def make_candidate(
     # lr leads, because that is what a reader looks for; the rest is sorted so that equal settings compare equal.
     ordered: list[tuple[str, Any]] = [("lr", float(lr))]
     ordered += sorted(
-        (key, tuple(value) if isinstance(value, list) else value)
+        (key, tuple(map(_as_float, value)) if isinstance(value, (list, tuple)) else value)
         for key, value in settings.items()
         # None is how torch spells "not set".
         if key != "lr" and value is not None
@@ -170,6 +170,11 @@ def format_candidates(candidates: str | Sequence[Candidate | str | Mapping[str, 
     if not items:
         raise ValueError(f"The candidate list is empty. Write {GRAMMAR}.")
     return "; ".join(items)
+
+
+def _as_float(value: Any) -> Any:
+    """Optimizers refuse betas of which one is an integer, as a 0 in a list is."""
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _parse_value(text: str) -> Any:

@@ -73,6 +73,7 @@ class TestNames:
             ("sgd:lr=0.30000000000000004", "sgd:lr=0.30000000000000004"),
             ("sgdm:momentum=0.9,lr=0.1", "sgdm:lr=0.1,momentum=0.9"),
             ("adam:lr=0.1,betas=0.9/0.99", "adam:lr=0.1,betas=0.9/0.99"),
+            ("adam:lr=0.1,betas=0/0.99", "adam:lr=0.1,betas=0/0.99"),
             ("adam:lr=0.1,weight_decay=0.01,amsgrad=TRUE", "adam:lr=0.1,amsgrad=true,weight_decay=0.01"),
         ],
     )
