@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import random
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -12,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import DataLoader
+
+from .generators import preserved_generators
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -40,7 +41,7 @@ class Probe:
         """The loss of each group now, of shape (groups,), averaged over ranks; infinity where it is not finite."""
         trainer = self._trainer
         model = trainer.model_wrapped
-        with _preserved_generators(trainer.args.seed), torch.no_grad(), _evaluating(model):
+        with preserved_generators(trainer.args.seed), torch.no_grad(), _evaluating(model):
             if not self._batches:
                 self._batches = self._draw()
             losses = []
@@ -95,23 +96,3 @@ class _evaluating:
             buffer.copy_(value)
         for module, training in self._modes:
             module.training = training
-
-
-class _preserved_generators:
-    """Seeds the global generators of Python, NumPy and torch, and puts their state back at the end."""
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-
-    def __enter__(self) -> None:
-        self._python, self._numpy = random.getstate(), np.random.get_state()
-        self._torch = torch.random.fork_rng()
-        self._torch.__enter__()
-        random.seed(self._seed)
-        np.random.seed(self._seed)
-        torch.manual_seed(self._seed)
-
-    def __exit__(self, *error: Any) -> None:
-        self._torch.__exit__(*error)
-        random.setstate(self._python)
-        np.random.set_state(self._numpy)

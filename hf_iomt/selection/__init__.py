@@ -1,6 +1,6 @@
 """The decision: scores, surrogates and the choice of the next candidate. Knows no optimizer and no Trainer."""
 
-from .history import HISTORY_NAME, CycleRecord, as_dictionaries, write_history
+from .history import HISTORY_NAME, CycleRecord, as_dictionaries
 from .parameter_state import ParameterProjection, compress, select_parameters
 from .scoring import score
 from .selector import Choice, Selector, SelectorSettings
@@ -16,5 +16,4 @@ __all__ = [
     "compress",
     "score",
     "select_parameters",
-    "write_history",
 ]

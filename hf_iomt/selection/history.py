@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 HISTORY_NAME = "iomt_history.json"
@@ -47,15 +44,6 @@ class CycleRecord:
     gain: float | None = None
     rolled_back: bool = False
     seconds: float = 0.0
-
-
-def write_history(records: list[dict[str, Any]], path: str | os.PathLike[str]) -> None:
-    """Write records as JSON, so that a reader finds the old file or the new one and nothing in between."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(target.name + ".tmp")
-    temporary.write_text(json.dumps(records, indent=1, allow_nan=False), encoding="utf-8")
-    temporary.replace(target)
 
 
 def as_dictionaries(records: list[CycleRecord]) -> list[dict[str, Any]]:

@@ -1,0 +1,17 @@
+"""JSON files that a crash cannot break."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def write_json(value: Any, path: str | os.PathLike[str]) -> None:
+    """Write a value as JSON, so that a reader finds the old file or the new one and nothing in between."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(target.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=1, allow_nan=False), encoding="utf-8")
+    temporary.replace(target)
