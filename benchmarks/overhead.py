@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +44,7 @@ from hf_iomt import (
 from hf_iomt.optim import PRESETS
 from hf_iomt.selection import ParameterProjection, select_parameters
 
+from .provenance import provenance
 from .tasks import text_model_path
 
 _LEARNING_RATE = 1e-3
@@ -162,9 +161,7 @@ def main() -> None:
     result = {
         "selection": selection_growth(),
         "training": training_ratio(arguments.pairs, arguments.steps),
-        "command": "python -m benchmarks.overhead " + " ".join(sys.argv[1:]),
-        "versions": {name: version(name) for name in ("torch", "transformers", "peft", "scikit-learn")},
-        "machine": {"processor": platform.machine(), "python": platform.python_version(), "threads": 1},
+        **provenance("python -m benchmarks.overhead " + " ".join(sys.argv[1:])),
     }
     print(json.dumps({"selection": result["selection"], "training": result["training"]}, indent=1))
     if arguments.output:

@@ -10,22 +10,22 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
-import json
+import math
 import multiprocessing
 import os
-import platform
 import re
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from hf_iomt.json_files import write_json
+
 from .methods import METHODS, expand
+from .provenance import provenance
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("torch", "transformers", "accelerate", "peft", "datasets", "scikit-learn", "numpy")
 
 
 def result_path(task: str, method: str, seed: int, results: Path = RESULTS) -> Path:
@@ -84,19 +84,20 @@ def run_one(task_name: str, method: str, seed: int, path: Path, command: str) ->
         "method": method,
         "specification": spec,
         "seed": seed,
-        "metrics": {key: value for key, value in metrics.items() if isinstance(value, float)},
+        "metrics": {key: _finite(value) for key, value in metrics.items() if isinstance(value, float)},
         "train_seconds": seconds,
-        "losses": [[entry["step"], entry["loss"]] for entry in trainer.state.log_history if "loss" in entry],
+        "losses": [[entry["step"], _finite(entry["loss"])] for entry in trainer.state.log_history if "loss" in entry],
         "iomt_history": getattr(trainer, "iomt_history", None),
-        "command": command,
-        "versions": {name: version(name) for name in PACKAGES},
-        "machine": {"processor": platform.machine(), "python": platform.python_version(), "threads": 1},
+        "transferability": vars(found) if (found := getattr(trainer, "transferability", None)) else None,
+        **provenance(command),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result, indent=1))
-    temporary.replace(path)
+    write_json(result, path)
     return result
+
+
+def _finite(value: float) -> float | None:
+    """JSON knows no infinity."""
+    return value if math.isfinite(value) else None
 
 
 def main(argv: list[str] | None = None) -> None:

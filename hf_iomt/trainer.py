@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -13,8 +14,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
+from .assessment import Assessment
 from .callbacks import InterleavingCallback
 from .interleaving import Interleaving
+from .json_files import write_json
 from .optim import PRESETS, Candidate, InterleavedOptimizer, parse_candidates, trainable_tensors
 from .probe import Probe
 from .race import RacePlan, plan_race
@@ -23,10 +26,10 @@ from .selection import (
     ParameterProjection,
     Selector,
     select_parameters,
-    write_history,
 )
 from .trainer_families import find_family
 from .training_args import IOMTTrainingArguments
+from .transferability import TRANSFERABILITY_NAME, Transferability
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +41,10 @@ _RACE_GROUPS = 4
 _RACE_PROBE_SHARE = 0.05
 # Of the cycles after the race at most one in this many is drawn by Eq. 3.
 _INITIAL_SHARE = 6
+# The samples that ω_t is measured on before training: at most this share of those that the run trains on, each of
+# which costs three times as much, and no fewer than so many.
+_ASSESSED_SHARE = 0.03
+_LEAST_ASSESSED = 64
 
 if TYPE_CHECKING:
     # A mixin has no base of its own; a type checker sees that of the trainers it is mixed into.
@@ -56,6 +63,8 @@ class IOMTTrainerMixin(_Base):
       weight-decay groups, instead of the optimizer that `args.optim` names;
     - `create_scheduler` leaves the steps of the race out, and the schedule begins after the race;
     - `training_step` hands the loss of each step to [`Interleaving`], which chooses the candidate that steps next;
+    - `prediction_step` shows each batch to the assessment of transferability, while there is one;
+    - checkpoints hold what the assessment found, so that a resumed run does not repeat it;
     - `log` adds the decisions, and reports the learning rate that was really used;
     - a callback judges a cycle at its end.
 
@@ -63,6 +72,8 @@ class IOMTTrainerMixin(_Base):
 
     Attributes:
         interleaving ([`Interleaving`], *optional*): The loop of Algorithm 1, from the start of training on.
+        transferability ([`~transferability.Transferability`], *optional*): ω_t and its parts, from the start of
+            training on; `None` where nothing depends on it.
 
     Raises:
         TypeError: `args` are not [`IOMTTrainingArguments`].
@@ -90,6 +101,8 @@ class IOMTTrainerMixin(_Base):
                 "Use one process or DDP, with mixed precision, gradient checkpointing or LoRA to save memory."
             )
         self.interleaving: Interleaving | None = None
+        self.transferability: Transferability | None = None
+        self._assessment: Assessment | None = None
         self._step_loss: torch.Tensor | None = None
         self._race_plan: RacePlan | None = None
         self.add_callback(InterleavingCallback(self))
@@ -156,6 +169,36 @@ class IOMTTrainerMixin(_Base):
                 self._step_loss = None
         return loss
 
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """Evaluate a batch as Trainer does, and show it to the assessment where there is one."""
+        # Some trainers take labels out of the inputs.
+        batch = dict(inputs) if isinstance(inputs, Mapping) else {}
+        result: tuple[Any, Any, Any] = super().prediction_step(model, inputs, *args, **kwargs)
+        if self._assessment is not None:
+            self._assessment.observe(batch)
+        return result
+
+    def assess_transferability(self, samples: int | None = None) -> Transferability:
+        """
+        Measure how transferable the model is to the task, as it is now, with one pass over some samples (Eq. 6).
+
+        Training calls it before the first step where `args.iomt_transferability` is `"auto"`; it can be called without
+        training.
+
+        Args:
+            samples (`int`, *optional*): Samples to read at most; `args.iomt_transferability_samples` if left out.
+
+        Raises:
+            ValueError: There is no data of the split to read, or no metric `args.iomt_performance_metric`.
+        """
+        self._assessment = Assessment(self, samples or self.args.iomt_transferability_samples)
+        try:
+            return self._assessment.run()
+        finally:
+            self._assessment = None
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log as Trainer does, with the decisions and the learning rate that was really used."""
         if self.interleaving is not None and "learning_rate" in logs:
@@ -193,12 +236,13 @@ class IOMTTrainerMixin(_Base):
         named = dict(model.named_parameters())
         selected = select_parameters(named.items(), args.iomt_state_parameters)
         per_step = args.train_batch_size * args.gradient_accumulation_steps
+        transferability = self._find_transferability(per_step)
         self.interleaving = Interleaving(
             optimizer,
             Selector(
                 [candidate.family for candidate in optimizer.candidates],
                 [candidate.settings for candidate in optimizer.candidates],
-                args.selector_settings(initial_cycles),
+                args.selector_settings(initial_cycles, transferability),
                 seed=args.seed,
             ),
             trainable_tensors(model),
@@ -218,7 +262,40 @@ class IOMTTrainerMixin(_Base):
     def save_history(self) -> None:
         """Write `iomt_history.json` into the output folder."""
         if self.interleaving is not None and self.args.should_save:
-            write_history(self.iomt_history, os.path.join(str(self.args.output_dir), HISTORY_NAME))
+            write_json(self.iomt_history, os.path.join(str(self.args.output_dir), HISTORY_NAME))
+
+    def _find_transferability(self, per_step: int) -> float:
+        """ω_t: as it is set, as the checkpoint has it, or measured now; and what is known of it logged and written."""
+        args, restored, resumed = self.args, self.transferability, self.state.global_step > 0
+        if args.transferability_weight is not None:
+            self.transferability = Transferability(args.transferability_weight)
+        elif args.iomt_selection != "surrogate" or len(self.interleaved_optimizer.candidates) == 1:
+            self.transferability = None
+            return 0.0
+        elif not resumed or restored is None or restored.split is None:
+            if resumed:
+                logger.warning("The checkpoint has no %s: measuring the model as it is now.", TRANSFERABILITY_NAME)
+            affordable = round(_ASSESSED_SHARE * self.state.max_steps * per_step * args.world_size)
+            samples = min(args.iomt_transferability_samples, max(affordable, _LEAST_ASSESSED))
+            self.transferability = self.assess_transferability(samples)
+            self.log({f"iomt/transferability/{name}": part for name, part in self.transferability.parts.items()})
+        assert self.transferability is not None
+        logger.info("Transferability: %s", self.transferability)
+        self._save_transferability(str(args.output_dir))
+        return self.transferability.weight
+
+    def _save_transferability(self, folder: str) -> None:
+        if self.transferability is not None and self.args.should_save:
+            write_json(asdict(self.transferability), os.path.join(folder, TRANSFERABILITY_NAME))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        self._save_transferability(output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self.transferability = Transferability.read(os.path.join(checkpoint, TRANSFERABILITY_NAME))
 
     def _race_probe_samples(self, race: RacePlan, per_step: int) -> int:
         """Samples that keep the race's probes near a fixed share of the run's forward passes."""

@@ -10,64 +10,21 @@ from typing import Any
 from transformers import TrainingArguments
 from transformers.utils.generic import ExplicitEnum
 
+from .choices import (
+    IOMTIdleState,
+    IOMTInitialSampling,
+    IOMTPreset,
+    IOMTScore,
+    IOMTSelection,
+    IOMTStateCompression,
+    IOMTTransferabilitySplit,
+    IOMTVarianceWeight,
+)
 from .interleaving import InterleavingSettings
 from .optim import PRESETS, Candidate, format_candidates, parse_candidates
 from .selection import SelectorSettings
 from .trainer_families import find_family
-
-
-class IOMTPreset(ExplicitEnum):
-    """Where unset settings come from."""
-
-    DEFAULT = "default"
-    PAPER = "paper"
-
-
-class IOMTSelection(ExplicitEnum):
-    """How the next candidate is chosen once the initial cycles are over."""
-
-    SURROGATE = "surrogate"
-    RANDOM = "random"
-    CYCLICAL = "cyclical"
-
-
-class IOMTInitialSampling(ExplicitEnum):
-    """How candidates are drawn in the initial cycles."""
-
-    WEIGHTED = "weighted"
-    UNIFORM = "uniform"
-
-
-class IOMTVarianceWeight(ExplicitEnum):
-    """Reading of Eq. 7."""
-
-    TEXT = "text"
-    PRINTED = "printed"
-
-
-class IOMTStateCompression(ExplicitEnum):
-    """How parameter states are compressed."""
-
-    PCA = "pca"
-    RP = "rp"
-    UMAP = "umap"
-    NONE = "none"
-
-
-class IOMTScore(ExplicitEnum):
-    """Which losses Eq. 2 sees."""
-
-    LOSSES = "losses"
-    TREND = "trend"
-    PROBE = "probe"
-
-
-class IOMTIdleState(ExplicitEnum):
-    """What happens to the state of a family that is not active."""
-
-    KEEP = "keep"
-    RESET = "reset"
-
+from .transferability import DISTRIBUTION_METRICS
 
 # What a preset gives the settings that the user leaves unset. The two differ in what makes exploration safe.
 PRESET_SETTINGS: dict[str, dict[str, Any]] = {
@@ -105,6 +62,7 @@ _CHOICES: dict[str, type[ExplicitEnum]] = {
     "iomt_state_compression": IOMTStateCompression,
     "iomt_score": IOMTScore,
     "iomt_idle_state": IOMTIdleState,
+    "iomt_transferability_split": IOMTTransferabilitySplit,
 }
 
 # Beyond this a score would overflow.
@@ -115,6 +73,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "iomt_alpha": (-_LARGEST, _LARGEST),
     "iomt_min_weight": (0, 1),
     "iomt_beta": (0, 1),
+    "iomt_transferability_samples": (2, math.inf),
     "iomt_halving_cycles": (0, math.inf),
     "iomt_state_components": (1, math.inf),
     "iomt_surrogate_window": (2, math.inf),
@@ -126,6 +85,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 
 _COUNTS = (
     "iomt_initial_cycles",
+    "iomt_transferability_samples",
     "iomt_halving_cycles",
     "iomt_state_components",
     "iomt_surrogate_window",
@@ -195,15 +155,32 @@ class IOMTTrainingArguments(TrainingArguments):
         iomt_state_parameters (`str`, *optional*):
             Regular expression for the names of the parameters that the state describes. Defaults to the LoRA matrices,
             else the classifier and the last hidden layers.
-        iomt_transferability (`str` or `float`, *optional*, defaults to `"auto"`):
-            Transferability weight ω_t, a number in [0, 1]; `"auto"` stands for 0.5.
-        iomt_beta (`float`, *optional*, defaults to 0.5):
-            Weight β of the performance-based metric in ω_t (Eq. 6), in [0, 1]. No effect where ω_t is a number.
         iomt_halving_cycles (`int`, *optional*):
             Halving period n of Eq. 7, in cycles; 0 turns halving off. Both presets: 20.
         iomt_variance_weight (`str`, *optional*):
             Reading of Eq. 7: `"text"`, 2^(−⌊i/n⌋)·(1 − ω_t), or `"printed"`, 1 − 2^(−⌊i/n⌋)·ω_t.
             Default preset: `"printed"`, paper: `"text"`.
+
+    > Parameters that control the transferability weight ω_t (Eq. 6)
+
+    Args:
+        iomt_transferability (`str` or `float`, *optional*, defaults to `"auto"`):
+            `"auto"` measures ω_t before the first step, where several candidates are chosen by the surrogate;
+            `"off"` leaves it out of Eq. 5 and 7 (ω_t = 0); or a number in [0, 1].
+        iomt_transferability_split (`str`, *optional*, defaults to `"train"`):
+            The data to measure on: `"train"`, so that no label of the evaluation data has a say, or `"eval"`.
+        iomt_transferability_samples (`int`, *optional*, defaults to 2000):
+            Samples to measure on, at most. Training reads no more than 3 % of the samples that it trains on, which
+            costs about 1 % of its time, but at least 64.
+        iomt_performance_metric (`str`, *optional*):
+            The metric ω_p, by its name in what `compute_metrics` returns, or `"loss"`. Defaults to
+            `metric_for_best_model` unless it is a loss, else the accuracy, else the first metric; without
+            `compute_metrics`, and where generation would be needed, to the accuracy of the logits, micro F1 (several
+            labels per sample) or R². What is better when lower is mapped, see [`~transferability.map_metric`].
+        iomt_distribution_metrics (`list[str]`, *optional*, defaults to `["log_me", "leep"]`):
+            The metrics ω_d: any of `"log_me"`, `"leep"` and `"h_score"`. Those that do not apply are left out.
+        iomt_beta (`float`, *optional*, defaults to 0.5):
+            Weight β of ω_p, in [0, 1].
 
     > Parameters that control what makes exploration safe
 
@@ -261,11 +238,23 @@ class IOMTTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "Regular expression for the parameters that the state describes."}
     )
     iomt_transferability: str = field(
-        default="auto", metadata={"help": "Transferability weight ω_t in [0, 1]; 'auto' stands for 0.5."}
+        default="auto",
+        metadata={"help": "Transferability weight ω_t: 'auto' measures it, 'off', or a number in [0, 1]."},
     )
-    iomt_beta: float = field(
-        default=0.5, metadata={"help": "Weight β in ω_t (Eq. 6), in [0, 1]; no effect where ω_t is a number."}
+    iomt_transferability_split: str = field(
+        default="train", metadata={"help": "Data that ω_t is measured on: 'train' or 'eval'."}
     )
+    iomt_transferability_samples: int = field(
+        default=2000, metadata={"help": "Samples that ω_t is measured on, at most."}
+    )
+    iomt_performance_metric: str | None = field(
+        default=None, metadata={"help": "Metric ω_p of ω_t, of those that compute_metrics returns, or 'loss'."}
+    )
+    iomt_distribution_metrics: list[str] = field(
+        default_factory=lambda: ["log_me", "leep"],
+        metadata={"help": "Metrics ω_d of ω_t: any of log_me, leep, h_score."},
+    )
+    iomt_beta: float = field(default=0.5, metadata={"help": "Weight β of ω_p in ω_t (Eq. 6), in [0, 1]."})
     iomt_halving_cycles: int | None = field(
         default=None, metadata={"help": "Halving period n of Eq. 7, in cycles; 0 turns halving off."}
     )
@@ -289,14 +278,15 @@ class IOMTTrainingArguments(TrainingArguments):
         super().__post_init__()
 
     @property
-    def transferability_weight(self) -> float:
-        """ω_t as a number."""
-        return 0.5 if self.iomt_transferability == "auto" else float(self.iomt_transferability)
+    def transferability_weight(self) -> float | None:
+        """ω_t where it is set, `None` where it is to be measured."""
+        value = self.iomt_transferability
+        return None if value == "auto" else 0.0 if value == "off" else float(value)
 
-    def selector_settings(self, initial_cycles: int) -> SelectorSettings:
-        """The settings of the selector, for a run with room for this many initial cycles."""
+    def selector_settings(self, initial_cycles: int, transferability: float) -> SelectorSettings:
+        """The settings of the selector, for a run with room for this many initial cycles and with this ω_t."""
         values = {item.name: getattr(self, f"iomt_{item.name}") for item in fields(SelectorSettings)}
-        values |= {"initial_cycles": initial_cycles, "transferability": self.transferability_weight}
+        values |= {"initial_cycles": initial_cycles, "transferability": transferability}
         return SelectorSettings(**values)
 
     def interleaving_settings(self, switch_steps: int) -> InterleavingSettings:
@@ -334,15 +324,29 @@ class IOMTTrainingArguments(TrainingArguments):
 
     def _validate_transferability(self) -> None:
         value = self.iomt_transferability
-        if value == "auto":
-            return
-        try:
-            valid = not isinstance(value, bool) and 0 <= float(value) <= 1
-        except (TypeError, ValueError):
-            valid = False
-        if not valid:
-            raise ValueError(f"`iomt_transferability` must be 'auto' or a number in [0, 1], but got {value!r}.")
-        self.iomt_transferability = str(value)
+        if value not in ("auto", "off"):
+            try:
+                valid = not isinstance(value, bool) and 0 <= float(value) <= 1
+            except (TypeError, ValueError):
+                valid = False
+            if not valid:
+                raise ValueError(
+                    f"`iomt_transferability` must be 'auto', 'off' or a number in [0, 1], but got {value!r}."
+                )
+            self.iomt_transferability = str(value)
+        names: Any = self.iomt_distribution_metrics
+        known = isinstance(names, (list, tuple)) and all(name in DISTRIBUTION_METRICS for name in names)
+        if not known or len(set(names)) < len(names):
+            raise ValueError(
+                f"`iomt_distribution_metrics` must be a list of some of {', '.join(DISTRIBUTION_METRICS)}, each once, "
+                f"but got {names!r}."
+            )
+        metric = self.iomt_performance_metric
+        if metric is not None and (not isinstance(metric, str) or not metric):
+            raise ValueError(
+                "`iomt_performance_metric` must be the name of a metric that `compute_metrics` returns, or 'loss', "
+                f"but got {metric!r}."
+            )
 
     def _validate_candidates(self, value: Any) -> None:
         if not isinstance(value, (str, Sequence)) or isinstance(value, (bytes, Mapping, Candidate)):

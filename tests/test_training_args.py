@@ -27,6 +27,10 @@ VALUES = {
     "iomt_state_components": (4, "4"),
     "iomt_state_parameters": (r"layer\.0", r"layer\.0"),
     "iomt_transferability": ("0.75", "0.75"),
+    "iomt_transferability_split": ("eval", "eval"),
+    "iomt_transferability_samples": (100, "100"),
+    "iomt_performance_metric": ("f1", "f1"),
+    "iomt_distribution_metrics": (["leep", "h_score"], ["leep", "h_score"]),
     "iomt_beta": (0.125, "0.125"),
     "iomt_halving_cycles": (9, "9"),
     "iomt_variance_weight": ("text", "text"),
@@ -87,9 +91,10 @@ class TestWaysIn:
     @pytest.mark.parametrize("name", VALUES)
     def test_command_line(self, name):
         value, text = VALUES[name]
+        given = [f"--{name}={text}"] if isinstance(text, str) else [f"--{name}", *text]
         parser = HfArgumentParser(IOMTTrainingArguments)
         (args,) = parser.parse_args_into_dataclasses(
-            ["--output_dir", "run", "--use_cpu", "--report_to", "none", f"--{name}={text}"]
+            ["--output_dir", "run", "--use_cpu", "--report_to", "none", *given]
         )
         assert getattr(args, name) == value
         others = {key: item for key, item in settings_of(args).items() if key != name}
@@ -146,7 +151,7 @@ class TestPresets:
             iomt_initial_sampling="uniform",
             iomt_min_weight=0.3,
             iomt_selection="random",
-            iomt_transferability="0.25",
+            iomt_transferability="0.75",
             iomt_halving_cycles=3,
             iomt_variance_weight="printed",
             iomt_state_compression="none",
@@ -154,7 +159,7 @@ class TestPresets:
             iomt_surrogate_window=33,
             iomt_advantage=0.5,
         )
-        assert args.selector_settings(4) == SelectorSettings(
+        assert args.selector_settings(4, transferability=0.25) == SelectorSettings(
             initial_cycles=4,
             initial_sampling="uniform",
             min_weight=0.3,
@@ -311,7 +316,8 @@ class TestChoices:
 
 class TestTransferability:
     @pytest.mark.parametrize(
-        "value, weight", [("auto", 0.5), ("0", 0.0), ("1", 1.0), (0.25, 0.25), (0, 0.0), (1, 1.0), ("1e-3", 1e-3)]
+        "value, weight",
+        [("auto", None), ("off", 0.0), ("0", 0.0), ("1", 1.0), (0.25, 0.25), (0, 0.0), (1, 1.0), ("1e-3", 1e-3)],
     )
     def test_good(self, value, weight):
         args = make(iomt_transferability=value)
@@ -321,10 +327,30 @@ class TestTransferability:
     @pytest.mark.parametrize("value", ["1.01", -0.1, 2, "high", "", "nan", "inf", None, [0.5]])
     def test_bad(self, value):
         with pytest.raises(
-            ValueError, match=r"`iomt_transferability` must be 'auto' or a number in \[0, 1\], but got"
+            ValueError, match=r"`iomt_transferability` must be 'auto', 'off' or a number in \[0, 1\], but got"
         ):
             make(iomt_transferability=value)
 
     def test_true_is_no_number(self):
         with pytest.raises(ValueError, match="iomt_transferability"):
             make(iomt_transferability=True)
+
+    @pytest.mark.parametrize("names", [[], ["h_score"], ["log_me", "leep", "h_score"]])
+    def test_metrics(self, names):
+        assert make(iomt_distribution_metrics=names).iomt_distribution_metrics == names
+
+    @pytest.mark.parametrize("names", ["log_me", ["logme"], ["leep", "leep"], None, 3])
+    def test_bad_metrics(self, names):
+        message = r"`iomt_distribution_metrics` must be a list of some of log_me, leep, h_score, each once, but got"
+        with pytest.raises(ValueError, match=message):
+            make(iomt_distribution_metrics=names)
+
+    @pytest.mark.parametrize("name", ["", 3])
+    def test_a_performance_metric_that_is_no_name(self, name):
+        with pytest.raises(ValueError, match=r"`iomt_performance_metric` must be the name of a metric that"):
+            make(iomt_performance_metric=name)
+
+    @pytest.mark.parametrize("samples", [1, 2.5, "many", None])
+    def test_bad_samples(self, samples):
+        with pytest.raises(ValueError, match=r"`2 <= iomt_transferability_samples <= inf` must hold, but got"):
+            make(iomt_transferability_samples=samples)

@@ -1,0 +1,249 @@
+"""The pass over a few samples that gives the transferability weight ω_t of Eq. 6, in Trainer's own evaluation loop."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import datasets
+import numpy as np
+import torch
+from accelerate.utils import broadcast_object_list  # type: ignore[import-untyped]
+from torch import nn
+from torch.utils.data import Subset
+
+from .generators import preserved_generators
+from .source_head import CheckpointHead
+from .transferability import (
+    DISTRIBUTION_METRICS,
+    Collector,
+    ForwardRecorder,
+    Transferability,
+    choose_metric,
+    map_metric,
+    transferability_weight,
+)
+
+if TYPE_CHECKING:
+    from .trainer import IOMTTrainerMixin
+
+logger = logging.getLogger(__name__)
+
+
+class Assessment:
+    """
+    Evaluates a model once before it is tuned, and takes from the same forward passes what all metrics need.
+
+    It runs Trainer's evaluation loop, so precision, devices, collator and `compute_metrics` are those of every
+    evaluation, but without the events and logs of one, and with no larger batches than in training. The global
+    generators and the modes of the modules are afterwards what they were.
+
+    Args:
+        trainer ([`IOMTTrainerMixin`]): The trainer. Its `prediction_step` calls `observe`.
+        samples (`int`): How many samples to read at most.
+    """
+
+    def __init__(self, trainer: IOMTTrainerMixin, samples: int) -> None:
+        self._trainer = trainer
+        self._args = trainer.args
+        self._samples = samples
+        self._collector: Collector | None = None
+        # Why nothing can be collected, or `compute_metrics` gave nothing.
+        self._obstacle: str | None = None
+        self._metrics_obstacle: str | None = None
+
+    def run(self) -> Transferability:
+        """
+        Make the pass and weigh what it found, equally on all processes.
+
+        A part that cannot be had is left out with its reason, since ω_t is advice and no run should end for it.
+
+        Raises:
+            ValueError: There is no data to read, or no metric of the name `iomt_performance_metric`.
+        """
+        began, asked = time.perf_counter(), self._args.iomt_performance_metric
+        data = self._data()
+        if asked not in (None, "loss", "eval_loss") and self._trainer.compute_metrics is None:
+            raise ValueError(
+                f"`iomt_performance_metric={asked!r}` needs `compute_metrics`, which returns it. Pass both."
+            )
+        metrics: dict[str, float] = {}
+        try:
+            metrics = self._evaluate(data)
+        except Exception as error:
+            if asked is not None:
+                raise
+            self._obstacle = f"the evaluation failed: {type(error).__name__}: {error}"
+            logger.warning("Not all of the transferability is known: the evaluation failed.", exc_info=True)
+        left_out: dict[str, str] = {}
+        performance, name = self._performance(metrics, left_out)
+        found = self._distribution(left_out) if self._trainer.accelerator.is_main_process else {}
+        result = Transferability(
+            weight=transferability_weight(performance, list(found.values()), self._args.iomt_beta),
+            performance=performance,
+            performance_metric=name,
+            **found,
+            task=self._collector.task if self._collector is not None else None,
+            split=self._args.iomt_transferability_split,
+            samples=self._collector.samples if self._collector is not None else 0,
+            seconds=time.perf_counter() - began,
+            left_out=left_out,
+        )
+        # The last digit may depend on the machine, and ranks must not differ.
+        shared: Transferability = broadcast_object_list([result])[0]
+        return shared
+
+    def observe(self, inputs: Mapping[str, Any]) -> None:
+        """Take the batch that was just evaluated."""
+        if self._collector is None or self._obstacle is not None:
+            return
+        names = self._trainer.label_names if len(self._trainer.label_names) > 1 else ["labels", "label", "label_ids"]
+        names = [*self._trainer.label_names[:1], *names]
+        labels = next((inputs[name] for name in names if isinstance(inputs.get(name), torch.Tensor)), None)
+        try:
+            if labels is None or len(self._trainer.label_names) > 1:
+                raise ValueError("the data has no labels, or several kinds of them")
+            with self._trainer.accelerator.autocast():
+                self._collector.add(inputs, labels)
+        except ValueError as error:
+            self._obstacle = str(error)
+
+    def _data(self) -> Any:
+        """The samples to read: random ones, or the first of a stream."""
+        split = self._args.iomt_transferability_split
+        data: Any = self._trainer.train_dataset if split == "train" else self._trainer.eval_dataset
+        if isinstance(data, dict):
+            data = next(iter(data.values()), None)
+        if data is None:
+            raise ValueError(
+                f"`iomt_transferability_split={split!r}` needs `{split}_dataset`, but there is none. "
+                "Pass one, or set `iomt_transferability` to 'off' or a number."
+            )
+        return take_samples(data, self._samples, self._args.seed)
+
+    def _evaluate(self, data: Any) -> dict[str, float]:
+        """Run the evaluation loop; gives what `evaluate` would return, without times."""
+        trainer, args = self._trainer, self._args
+        model = trainer.model
+        assert model is not None
+        # To generate text for every sample would take many passes.
+        compute = trainer.compute_metrics
+        if args.iomt_performance_metric is None and getattr(args, "predict_with_generate", False):
+            compute, self._metrics_obstacle = None, "it would need to generate text"
+        handler = trainer.callback_handler
+        with (
+            preserved_generators(args.seed),
+            _kept_modes(model),
+            ForwardRecorder(model) as recorder,
+            _replaced(args, "per_device_eval_batch_size", min(args.eval_batch_size, trainer._train_batch_size)),
+            _replaced(trainer, "compute_metrics", self._guarded(compute)),
+            _replaced(handler, "eval_dataloader", handler.eval_dataloader),
+        ):
+            self._collector = Collector(
+                recorder,
+                lambda: CheckpointHead(recorder.model),
+                trainer.accelerator.gather_for_metrics,
+                # Many tokens cost no more passes.
+                tokens=math.ceil(args.iomt_transferability_samples / max(len(data), 1)),
+                limit=args.iomt_transferability_samples,
+                seed=args.seed,
+            )
+            output = trainer.evaluation_loop(
+                trainer.get_test_dataloader(data),
+                "Transferability",
+                prediction_loss_only=True if compute is None else None,
+                metric_key_prefix="eval",
+            )
+            # Closes the progress bar.
+            trainer.control = handler.on_predict(args, trainer.state, trainer.control, output.metrics)
+        return dict(output.metrics or {})
+
+    def _guarded(self, compute: Any) -> Any:
+        """`compute_metrics`, which may be made for the whole evaluation set and not for a part of other data."""
+        if compute is None or self._args.iomt_performance_metric is not None:
+            return compute
+
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return compute(*args, **kwargs)
+            except Exception as error:
+                self._metrics_obstacle = f"`compute_metrics` failed: {type(error).__name__}: {error}"
+                return {}
+
+        return guarded
+
+    def _performance(self, metrics: dict[str, float], left_out: dict[str, str]) -> tuple[float | None, str | None]:
+        """ω_p and its name, by the user's metrics, else by the logits; the reasons go to `left_out`."""
+        args = self._args
+        chosen = choose_metric(metrics, args.iomt_performance_metric, args.metric_for_best_model)
+        if self._metrics_obstacle is not None:
+            left_out["compute_metrics"] = self._metrics_obstacle
+        try:
+            if chosen is not None:
+                name = chosen.removeprefix("eval_")
+                best = (args.metric_for_best_model or "").removeprefix("eval_") == name
+                return map_metric(chosen, metrics[chosen], args.greater_is_better if best else None), name
+            name, value = self._collected().performance()
+            return value, name
+        except ValueError as error:
+            left_out["performance"] = str(error)
+            return None, None
+
+    def _distribution(self, left_out: dict[str, str]) -> dict[str, float]:
+        """The metrics ω_d that apply; the reasons of the others go to `left_out`."""
+        found: dict[str, float] = {}
+        for name in self._args.iomt_distribution_metrics:
+            try:
+                found[name] = DISTRIBUTION_METRICS[name](self._collected().sample())
+            except ValueError as error:
+                left_out[name] = str(error)
+        return found
+
+    def _collected(self) -> Collector:
+        if self._obstacle is not None or self._collector is None or self._collector.task is None:
+            raise ValueError(self._obstacle or "there were no samples")
+        return self._collector
+
+
+def take_samples(data: Any, count: int, seed: int) -> Any:
+    """
+    A random part of a data set, or the first rows of a stream; the same on every process.
+
+    Args:
+        data (`Dataset` or `IterableDataset`): The data.
+        count (`int`): How many rows to take; fewer where there are fewer.
+        seed (`int`): Seed of the draw.
+    """
+    if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
+        return list(itertools.islice(data, count))
+    if len(data) <= count:
+        return data
+    rows = np.sort(np.random.default_rng(seed).permutation(len(data))[:count]).tolist()
+    return data.select(rows) if isinstance(data, datasets.Dataset) else Subset(data, rows)
+
+
+@contextmanager
+def _kept_modes(model: nn.Module) -> Iterator[None]:
+    """Training or evaluation mode of each module as before."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Another value of an attribute for a while."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)

@@ -1,0 +1,131 @@
+"""The pre-trained head of the checkpoint that a model was loaded from, also where a new head has replaced it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+# Parts of the names of architectures whose heads predict classes: of a sample, or of each token.
+_SAMPLE_HEADS = (
+    "ForSequenceClassification",
+    "ForImageClassification",
+    "ForVideoClassification",
+    "ForAudioClassification",
+)
+_LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel", "ForMaskedLM")
+_TOKEN_HEADS = (*_LANGUAGE_MODELS, "ForTokenClassification")
+
+
+class CheckpointHead:
+    """
+    Applies the head of a checkpoint to what the backbone of another model has computed.
+
+    The architecture that the checkpoint names is built with a single layer, its head is loaded, and its backbone is
+    replaced by one that hands on what it is given. Nothing is downloaded: the files are where the model came from.
+
+    Args:
+        model (`nn.Module`): The model that is tuned, without wrappers.
+
+    Raises:
+        ValueError: There is no checkpoint, or it has no head that predicts classes or tokens.
+        OSError: The checkpoint is not there any more.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        path = getattr(model, "name_or_path", "")
+        if not isinstance(model, PreTrainedModel) or not path:
+            raise ValueError("the model does not come from a checkpoint")
+        origin: dict[str, Any] = {"revision": getattr(model.config, "_commit_hash", None), "local_files_only": True}
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False, **origin)
+        name = (config.architectures or [""])[0]
+        architecture = getattr(transformers, name, None)
+        if architecture is None:
+            raise ValueError(f"transformers has no architecture {name!r}, which the checkpoint names")
+        if not _has_any(name, (*_SAMPLE_HEADS, *_TOKEN_HEADS)):
+            raise ValueError(f"the checkpoint is of {name}, which has no head that predicts classes or tokens")
+        single_label = config.num_labels > 1 and config.problem_type in (None, "single_label_classification")
+        if not single_label and not _has_any(name, _LANGUAGE_MODELS):
+            raise ValueError("the checkpoint's head does not predict one class of several")
+        self.per_token = _has_any(name, _TOKEN_HEADS)
+        with _silence():
+            source, loading = architecture.from_pretrained(
+                path, config=_with_one_layer(config), dtype=model.dtype, output_loading_info=True, **origin
+            )
+        prefix = source.base_model_prefix
+        lost = [key for key in loading["missing_keys"] if not key.startswith(f"{prefix}.")]
+        if lost or source.base_model is source:
+            raise ValueError(f"the checkpoint's head is incomplete or no part of its own: {', '.join(lost) or name}")
+        self._backbone = _Given()
+        setattr(source, prefix, self._backbone)
+        self._source = source.to(model.device).eval()
+        self._accepted = set(inspect.signature(source.forward).parameters) - {"labels"}
+
+    @torch.no_grad()
+    def __call__(self, backbone_output: Any, inputs: Mapping[str, Any], positions: torch.Tensor) -> torch.Tensor:
+        """
+        Logits of the source task.
+
+        Args:
+            backbone_output (`ModelOutput`): What the backbone of the tuned model returned.
+            inputs (`Mapping[str, Any]`): What the tuned model was given.
+            positions (`torch.Tensor` of shape (B, M)): The tokens to predict from, where the head is `per_token`.
+
+        Returns:
+            `torch.Tensor` of shape (B, M, Z) where the head is `per_token`, else (B, Z).
+        """
+        if self.per_token:
+            hidden = backbone_output.last_hidden_state
+            taken = hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))
+            backbone_output = type(backbone_output)(last_hidden_state=taken)
+        self._backbone.output = backbone_output
+        logits = self._source(**{name: value for name, value in inputs.items() if name in self._accepted}).logits
+        self._backbone.output = None
+        return torch.as_tensor(logits)
+
+
+class _Given(nn.Module):
+    """Stands for a backbone whose output is known."""
+
+    output: Any = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.output
+
+
+class _silence:
+    """transformers reports all layers that are in the checkpoint and not in the model."""
+
+    def __enter__(self) -> None:
+        self._verbosity = transformers_logging.get_verbosity()
+        self._bar = transformers_logging.is_progress_bar_enabled()
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+
+    def __exit__(self, *_: object) -> None:
+        transformers_logging.set_verbosity(self._verbosity)
+        if self._bar:
+            transformers_logging.enable_progress_bar()
+
+
+def _has_any(name: str, parts: tuple[str, ...]) -> bool:
+    return any(part in name for part in parts)
+
+
+def _with_one_layer(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The configuration of the same model with one layer, where it counts its layers."""
+    layers = getattr(config, "num_hidden_layers", None)
+    if not isinstance(layers, int):
+        return config
+    values = config.to_dict()
+    for name, value in values.items():
+        if isinstance(value, list) and len(value) == layers and name.startswith("layer"):
+            values[name] = value[:1]
+    values["num_hidden_layers"] = 1
+    return type(config).from_dict(values)
