@@ -11,7 +11,7 @@ import hf_iomt
 
 PACKAGE = Path(hf_iomt.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-LAYERS = ("selection", "optim")
+LAYERS = ("selection", "optim", "transferability")
 # What only the layers above may know.
 UPPER = {"transformers", "accelerate", "peft"}
 

@@ -85,7 +85,7 @@ def max_evidence(features: Array, targets: Array) -> Evidence:
     eigenvalues, energies, residuals = _decompose(features, targets)
     largest = eigenvalues.max()
     if largest == 0:
-        beta = samples / residuals
+        beta = samples / (energies.sum(axis=0) + residuals)
         return Evidence(0.5 * (np.log(beta / (2 * math.pi)) - 1), np.full_like(beta, math.inf), beta)
     relative = eigenvalues[:, None] / largest
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 TRANSFERABILITY_NAME = "iomt_transferability.json"
 
+_TITLES = {"log_me": "LogME", "leep": "LEEP", "h_score": "H-score"}
+
 
 @dataclass(frozen=True)
 class Transferability:
@@ -45,24 +47,24 @@ class Transferability:
     def read(cls, path: str | os.PathLike[str]) -> Transferability | None:
         """What was written as JSON; `None` where there is no such file, or something else in it."""
         try:
-            return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+            found = cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+            return found if 0 <= found.weight <= 1 else None
         except (OSError, ValueError, TypeError):
             return None
 
     @property
     def parts(self) -> dict[str, float]:
         """ω_t and the parts that apply, by name."""
-        names = ("weight", "performance", "log_me", "leep", "h_score")
+        names = ("weight", "performance", *_TITLES)
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def __str__(self) -> str:
         if self.split is None:
             return f"ω_t = {self.weight:.3f}, as set"
-        values = {self.performance_metric: self.performance, "LogME": self.log_me, "LEEP": self.leep}
-        values["H-score"] = self.h_score
-        found = ", ".join(f"{name} {value:.3f}" for name, value in values.items() if value is not None)
-        missing = "".join(f"; no {name}: {reason}" for name, reason in self.left_out.items())
+        found = [f"{self.performance_metric} {self.performance:.3f}"] if self.performance is not None else []
+        found += [f"{title} {getattr(self, name):.3f}" for name, title in _TITLES.items() if name in self.parts]
+        left_out = "".join(f"; no {_TITLES.get(name, name)}: {reason}" for name, reason in self.left_out.items())
         return (
-            f"ω_t = {self.weight:.3f} ({found or 'nothing applies'}; {self.samples:,} samples of the {self.split} "
-            f"data, {self.seconds:.1f} s{missing})"
+            f"ω_t = {self.weight:.3f} ({', '.join(found) or 'nothing applies'}; {self.samples:,} samples of the "
+            f"{self.split} data, {self.seconds:.1f} s){left_out}"
         )
