@@ -7,6 +7,8 @@ What selection costs.
    16, cycles of 25 steps, scores by the probe, rollback on. Two candidates of (nearly) the same learning rate, so that
    both trainers do the same work on the model; no race. Runs alternate, and the ratio is taken pair by pair.
 2. The cost of choosing a candidate in cycle 400 over that in cycle 50, 15 candidates of 5 families.
+3. The assessment of transferability over one plain pass over the same 2,000 samples of 32 tokens, with the same model;
+   and the seconds of LogME and LEEP for 2,000 samples, 768 features, 10 classes and 1,000 source classes.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
@@ -43,6 +46,7 @@ from hf_iomt import (
 )
 from hf_iomt.optim import PRESETS
 from hf_iomt.selection import ParameterProjection, select_parameters
+from hf_iomt.transferability import leep, log_me
 
 from .provenance import provenance
 from .tasks import text_model_path
@@ -77,6 +81,8 @@ def _train(interleave: bool, data: Dataset, collator: Any, steps: int) -> tuple[
                     **shared,
                     iomt_candidates=f"adamw:lr={_LEARNING_RATE}|{1.001 * _LEARNING_RATE}",
                     iomt_race_steps=0,
+                    # Measured by itself: it does not recur, so its share depends on the length of the run.
+                    iomt_transferability="0.5",
                 ),
                 **parts,
             )
@@ -92,13 +98,17 @@ def _train(interleave: bool, data: Dataset, collator: Any, steps: int) -> tuple[
     return wall, processor, sum(record["seconds"] for record in getattr(trainer, "iomt_history", []))
 
 
-def training_ratio(pairs: int, steps: int) -> dict[str, Any]:
-    """Paired ratios of IOMTTrainer's time over Trainer's."""
+def _texts() -> tuple[Dataset, Any]:
+    """2,000 texts of 32 tokens, and how to collate them."""
     tokenizer = AutoTokenizer.from_pretrained(text_model_path())
     words = [f"what is the {n} best way to learn a language number {n}" for n in range(2000)]
     encoded = tokenizer(words, padding="max_length", max_length=32, truncation=True)
-    data = Dataset.from_dict({**encoded, "labels": [n % 2 for n in range(2000)]})
-    collator = DataCollatorWithPadding(tokenizer)
+    return Dataset.from_dict({**encoded, "labels": [n % 2 for n in range(2000)]}), DataCollatorWithPadding(tokenizer)
+
+
+def training_ratio(pairs: int, steps: int) -> dict[str, Any]:
+    """Paired ratios of IOMTTrainer's time over Trainer's."""
+    data, collator = _texts()
     _train(True, data, collator, 25)
     runs = []
     for pair in range(pairs):
@@ -119,6 +129,40 @@ def training_ratio(pairs: int, steps: int) -> dict[str, Any]:
         "median_wall_ratio": statistics.median(run["wall_ratio"] for run in runs),
         "median_processor_ratio": statistics.median(run["processor_ratio"] for run in runs),
         "median_selection_share": statistics.median(run["selection_share"] for run in runs),
+    }
+
+
+def assessment_cost(pairs: int) -> dict[str, Any]:
+    """Paired ratios of the assessment's time over that of a plain evaluation, and the time of the metrics."""
+    data, collator = _texts()
+    with tempfile.TemporaryDirectory() as folder:
+        args = IOMTTrainingArguments(
+            output_dir=folder, report_to="none", disable_tqdm=True, per_device_train_batch_size=16, use_cpu=True
+        )
+        trainer = IOMTTrainer(_model(), args, train_dataset=data, data_collator=collator)
+        runs = []
+        for _ in range(pairs):
+            seconds = []
+            for work in (lambda: trainer.evaluate(data), trainer.assess_transferability):
+                began = time.process_time()
+                work()
+                seconds.append(time.process_time() - began)
+            runs.append(
+                {"pass_seconds": seconds[0], "assessment_seconds": seconds[1], "ratio": seconds[1] / seconds[0]}
+            )
+            print(f"assessment: {runs[-1]}", flush=True)
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(2000, 768)), rng.integers(10, size=2000)
+    source = rng.dirichlet(np.ones(1000), size=2000)
+    began = time.process_time()
+    log_me(features, labels)
+    evidence = time.process_time()
+    leep(source, labels)
+    return {
+        "runs": runs,
+        "median_ratio": statistics.median(run["ratio"] for run in runs),
+        "log_me_seconds": evidence - began,
+        "leep_seconds": time.process_time() - evidence,
     }
 
 
@@ -151,7 +195,7 @@ def selection_growth() -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure both and write the JSON."""
+    """Measure all and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--steps", type=int, default=100)
@@ -160,10 +204,11 @@ def main() -> None:
     torch.set_num_threads(1)
     result = {
         "selection": selection_growth(),
+        "assessment": assessment_cost(arguments.pairs),
         "training": training_ratio(arguments.pairs, arguments.steps),
         **provenance("python -m benchmarks.overhead " + " ".join(sys.argv[1:])),
     }
-    print(json.dumps({"selection": result["selection"], "training": result["training"]}, indent=1))
+    print(json.dumps({name: result[name] for name in ("selection", "assessment", "training")}, indent=1))
     if arguments.output:
         arguments.output.write_text(json.dumps(result, indent=1))
 

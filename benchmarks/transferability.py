@@ -47,6 +47,8 @@ _TEXT_MODELS: dict[str, tuple[str, int]] = {
     "MiniLM, 2 layers": ("minilm", 2),
     "LLaMA 260K": ("stories260K", 5),
 }
+# The models that were not cut.
+_WHOLE = ("ViT-Tiny", "MobileNetV2", "ResNet-18, 3 stages", "MiniLM", "LLaMA 260K")
 _LANGUAGE_MODEL = "LLaMA 260K as language model"
 _SAMPLES = {"images": 1000, "texts": 2000}
 _TEST_SAMPLES = 1000
@@ -269,28 +271,31 @@ def table(results: list[dict[str, Any]]) -> str:
         "",
         "Written by `python -m benchmarks.transferability`; do not edit.",
         "",
-        "| data | model | ω_p | LogME | LEEP | H-score | ω_t | seconds | over a plain pass | head tuned, % |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| data | model | samples | ω_p | LogME | LEEP | H-score | ω_t | seconds | of a plain pass | head tuned, % |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for result in results:
-        found, seconds = result["transferability"], result["processor_seconds"]
+        found = result["transferability"]
         numbers = [found[part] for part in ("performance", "log_me", "leep", "h_score", "weight")]
         cells = ["–" if number is None else f"{number:.3f}" for number in numbers]
         accuracy = "–" if result["head_accuracy"] is None else f"{100 * result['head_accuracy']:.1f}"
-        ratio = seconds["assessment"] / seconds["forward"]
         lines.append(
-            f"| {result['data']} | {result['model']} | {' | '.join(cells)} | {found['seconds']:.1f} | {ratio:.3f} × "
-            f"| {accuracy} |"
+            f"| {result['data']} | {result['model']} | {found['samples']:,} | {' | '.join(cells)} "
+            f"| {found['seconds']:.1f} | {result['seconds']['forward']:.1f} | {accuracy} |"
         )
     lines += [
         "",
         "Rank correlation (Spearman) over the models of a data set, with the accuracy of the tuned head:",
         "",
     ]
-    lines += ["| data | models | LogME | H-score | LEEP | ω_t |", "|---|---|---|---|---|---|"]
+    lines += [
+        "| data | models | LogME | H-score | LEEP | ω_t | LogME, whole models |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for data in (*_IMAGES, *_TEXTS):
         rows = [item for item in results if item["data"] == data and item["head_accuracy"] is not None]
         cells = [_correlation(rows, part) for part in ("log_me", "h_score", "leep", "weight")]
+        cells.append(_correlation([item for item in rows if item["model"] in _WHOLE], "log_me"))
         lines.append(f"| {data} | {len(rows)} | {' | '.join(cells)} |")
     ratios = [item["processor_seconds"]["assessment"] / item["processor_seconds"]["forward"] for item in results]
     lines += ["", f"Processor time of the assessment over a plain pass: median {statistics.median(ratios):.3f} ×.", ""]

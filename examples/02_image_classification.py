@@ -122,6 +122,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = trainer.evaluate()
     trainer.save_metrics("eval", results)
     print_metrics(results, len(evaluation))
+    print(f"Before training: {trainer.transferability}")
     print_shares(trainer.iomt_history)
 
 

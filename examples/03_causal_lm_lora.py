@@ -118,6 +118,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"perplexity {before:.2f} before, {results['eval_perplexity']:.2f} after, "
         f"on {len(evaluation)} blocks of {model_args.block_size} tokens"
     )
+    print(f"Before training: {trainer.transferability}")
     print_shares(trainer.iomt_history)
 
 

@@ -18,6 +18,7 @@ _EXPORTS = {
     "IOMTTrainingArguments": "training_args",
     "Selector": "selection",
     "SelectorSettings": "selection",
+    "Transferability": "transferability",
     "list_families": "optim",
     "parse_candidates": "optim",
     "register_family": "optim",
@@ -33,6 +34,7 @@ __all__ = [
     "InterleavingSettings",
     "Selector",
     "SelectorSettings",
+    "Transferability",
     "__version__",
     "list_families",
     "parse_candidates",
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from .selection import Selector, SelectorSettings
     from .trainer import IOMTTrainer, IOMTTrainerMixin
     from .training_args import IOMTTrainingArguments
+    from .transferability import Transferability
 
 
 def __getattr__(name: str) -> Any:

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Tokens of a sequence that are drawn, at most.
+_TOKENS = 64
+
 
 class Assessment:
     """
@@ -102,11 +105,11 @@ class Assessment:
         """Take the batch that was just evaluated."""
         if self._collector is None or self._obstacle is not None:
             return
-        names = self._trainer.label_names if len(self._trainer.label_names) > 1 else ["labels", "label", "label_ids"]
-        names = [*self._trainer.label_names[:1], *names]
-        labels = next((inputs[name] for name in names if isinstance(inputs.get(name), torch.Tensor)), None)
+        # PEFT may hide from Trainer what the labels are called.
+        names = self._trainer.label_names or ["labels"]
+        labels = inputs.get(names[0])
         try:
-            if labels is None or len(self._trainer.label_names) > 1:
+            if not isinstance(labels, torch.Tensor) or len(names) > 1:
                 raise ValueError("the data has no labels, or several kinds of them")
             with self._trainer.accelerator.autocast():
                 self._collector.add(inputs, labels)
@@ -148,8 +151,8 @@ class Assessment:
                 recorder,
                 lambda: CheckpointHead(recorder.model),
                 trainer.accelerator.gather_for_metrics,
-                # Many tokens cost no more passes.
-                tokens=math.ceil(args.iomt_transferability_samples / max(len(data), 1)),
+                # More tokens cost no more passes, but memory: a distribution over the vocabulary each.
+                tokens=min(math.ceil(args.iomt_transferability_samples / max(len(data), 1)), _TOKENS),
                 limit=args.iomt_transferability_samples,
                 seed=args.seed,
             )

@@ -171,6 +171,7 @@ def run_demo(
         f"Best and worst were picked by the test data, after {len(grid)} runs: {sum(run.steps for run in singles):,} "
         f"steps, {sum(run.seconds for run in singles):.0f} s."
     )
+    print(f"Before IOMT trained: {iomt_trainer.transferability}.")
     print(f"IOMT's steps, its race included: {format_shares(iomt_trainer.iomt_history)}.")
     print(f"The adapter that IOMT trained lies in {folder}, the model that it adapts in {folder / BASE_MODEL_NAME}.")
     return results
