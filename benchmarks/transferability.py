@@ -189,6 +189,7 @@ def _images(data: str, name: str) -> tuple[Any, Any, Any, Any]:
     import numpy as np
     from datasets import load_dataset
     from PIL import Image
+    from torch import nn
     from torch.utils.data import Dataset
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
@@ -226,6 +227,7 @@ def _images(data: str, name: str) -> tuple[Any, Any, Any, Any]:
         model.vit.layers = model.vit.layers[:kept]
     elif folder.startswith("resnet"):
         model.resnet.encoder.stages = model.resnet.encoder.stages[:kept]
+        model.classifier[-1] = nn.Linear(model.config.hidden_sizes[kept - 1], len(set(train.labels)))
     return model, train, test, None
 
 

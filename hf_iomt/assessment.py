@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import datasets
 import numpy as np
 import torch
-from accelerate.utils import broadcast_object_list  # type: ignore[import-untyped]
+from accelerate.utils import broadcast_object_list, gather_object  # type: ignore[import-untyped]
 from torch import nn
 from torch.utils.data import Subset
 
 from .generators import preserved_generators
+from .probe import is_stream
 from .source_head import CheckpointHead
 from .transferability import (
     DISTRIBUTION_METRICS,
@@ -25,6 +28,7 @@ from .transferability import (
     ForwardRecorder,
     Transferability,
     choose_metric,
+    inner_model,
     map_metric,
     transferability_weight,
 )
@@ -42,9 +46,9 @@ class Assessment:
     """
     Evaluates a model once before it is tuned, and takes from the same forward passes what all metrics need.
 
-    It runs Trainer's evaluation loop, so precision, devices, collator and `compute_metrics` are those of every
-    evaluation, but without the events and logs of one, and with no larger batches than in training. The global
-    generators and the modes of the modules are afterwards what they were.
+    It runs Trainer's evaluation loop as a prediction, without the event and the logs of an evaluation: precision,
+    devices, collator and `compute_metrics` are those of every evaluation, batches no larger than in training. The
+    global generators and the modes of the modules are afterwards what they were.
 
     Args:
         trainer ([`IOMTTrainerMixin`]): The trainer. Its `prediction_step` calls `observe`.
@@ -56,6 +60,7 @@ class Assessment:
         self._args = trainer.args
         self._samples = samples
         self._collector: Collector | None = None
+        self._read = 0
         # Why nothing can be collected, or `compute_metrics` gave nothing.
         self._obstacle: str | None = None
         self._metrics_obstacle: str | None = None
@@ -70,16 +75,16 @@ class Assessment:
             ValueError: There is no data to read, or no metric of the name `iomt_performance_metric`.
         """
         began, asked = time.perf_counter(), self._args.iomt_performance_metric
-        data = self._data()
         if asked not in (None, "loss", "eval_loss") and self._trainer.compute_metrics is None:
             raise ValueError(
                 f"`iomt_performance_metric={asked!r}` needs `compute_metrics`, which returns it. Pass both."
             )
         metrics: dict[str, float] = {}
         try:
-            metrics = self._evaluate(data)
+            metrics = self._evaluate()
         except Exception as error:
-            if asked is not None:
+            # Other processes would wait for one that goes on alone.
+            if asked is not None or self._trainer.accelerator.num_processes > 1 or isinstance(error, _NoDataError):
                 raise
             self._obstacle = f"the evaluation failed: {type(error).__name__}: {error}"
             logger.warning("Not all of the transferability is known: the evaluation failed.", exc_info=True)
@@ -93,7 +98,7 @@ class Assessment:
             **found,
             task=self._collector.task if self._collector is not None else None,
             split=self._args.iomt_transferability_split,
-            samples=self._collector.samples if self._collector is not None else 0,
+            samples=self._read,
             seconds=time.perf_counter() - began,
             left_out=left_out,
         )
@@ -103,68 +108,100 @@ class Assessment:
 
     def observe(self, inputs: Mapping[str, Any]) -> None:
         """Take the batch that was just evaluated."""
-        if self._collector is None or self._obstacle is not None:
+        if self._collector is None:
             return
         # PEFT may hide from Trainer what the labels are called.
         names = self._trainer.label_names or ["labels"]
-        labels = inputs.get(names[0])
-        try:
-            if not isinstance(labels, torch.Tensor) or len(names) > 1:
-                raise ValueError("the data has no labels, or several kinds of them")
-            with self._trainer.accelerator.autocast():
-                self._collector.add(inputs, labels)
-        except ValueError as error:
-            self._obstacle = str(error)
+        with self._trainer.accelerator.autocast():
+            self._collector.add(inputs, [inputs.get(name) for name in names])
 
     def _data(self) -> Any:
         """The samples to read: random ones, or the first of a stream."""
         split = self._args.iomt_transferability_split
-        data: Any = self._trainer.train_dataset if split == "train" else self._trainer.eval_dataset
+        if split == "train":
+            # A trainer may make its own data loader.
+            loader = self._trainer.callback_handler.train_dataloader
+            own = self._trainer.train_dataset
+            data: Any = getattr(loader, "dataset", None) if own is None else own
+        else:
+            data = self._trainer.eval_dataset
         if isinstance(data, dict):
             data = next(iter(data.values()), None)
-        if data is None:
-            raise ValueError(
-                f"`iomt_transferability_split={split!r}` needs `{split}_dataset`, but there is none. "
-                "Pass one, or set `iomt_transferability` to 'off' or a number."
+        if data is None and split == "eval":
+            raise _NoDataError(
+                "`iomt_transferability_split='eval'` needs `eval_dataset`, but there is none. Pass one, or set "
+                "`iomt_transferability_split` to 'train', or `iomt_transferability` to 'off' or a number."
             )
+        if data is None:
+            raise ValueError("there is no `train_dataset`")
         return take_samples(data, self._samples, self._args.seed)
 
-    def _evaluate(self, data: Any) -> dict[str, float]:
+    def _evaluate(self) -> dict[str, float]:
         """Run the evaluation loop; gives what `evaluate` would return, without times."""
-        trainer, args = self._trainer, self._args
+        trainer, args, data = self._trainer, self._args, self._data()
         model = trainer.model
         assert model is not None
-        # To generate text for every sample would take many passes.
         compute = trainer.compute_metrics
-        if args.iomt_performance_metric is None and getattr(args, "predict_with_generate", False):
-            compute, self._metrics_obstacle = None, "it would need to generate text"
-        handler = trainer.callback_handler
+        if compute is not None and args.iomt_performance_metric is None:
+            self._metrics_obstacle = self._find_metrics_obstacle(model)
+            compute = compute if self._metrics_obstacle is None else None
+        handler, limit = trainer.callback_handler, max(self._samples, args.iomt_transferability_samples)
+        batch_size = min(args.per_device_eval_batch_size, trainer._train_batch_size // max(1, args.n_gpu))
         with (
             preserved_generators(args.seed),
             _kept_modes(model),
             ForwardRecorder(model) as recorder,
-            _replaced(args, "per_device_eval_batch_size", min(args.eval_batch_size, trainer._train_batch_size)),
+            _replaced(args, "per_device_eval_batch_size", batch_size),
+            _replaced(args, "dataloader_drop_last", False),
+            _replaced(args, "dataloader_persistent_workers", False),
             _replaced(trainer, "compute_metrics", self._guarded(compute)),
             _replaced(handler, "eval_dataloader", handler.eval_dataloader),
+            # Trainers of TRL keep metrics of batches there until they are logged.
+            _replaced(trainer, "_metrics", copy.deepcopy(getattr(trainer, "_metrics", None))),
         ):
             self._collector = Collector(
                 recorder,
                 lambda: CheckpointHead(recorder.model),
-                trainer.accelerator.gather_for_metrics,
+                self._gather,
                 # More tokens cost no more passes, but memory: a distribution over the vocabulary each.
-                tokens=min(math.ceil(args.iomt_transferability_samples / max(len(data), 1)), _TOKENS),
-                limit=args.iomt_transferability_samples,
+                tokens=min(math.ceil(limit / max(len(data), 1)), _TOKENS),
+                limit=limit,
                 seed=args.seed,
             )
-            output = trainer.evaluation_loop(
-                trainer.get_test_dataloader(data),
-                "Transferability",
-                prediction_loss_only=True if compute is None else None,
-                metric_key_prefix="eval",
-            )
-            # Closes the progress bar.
-            trainer.control = handler.on_predict(args, trainer.state, trainer.control, output.metrics)
-        return dict(output.metrics or {})
+            if args.n_gpu > 1:
+                # Its replicas run the hooks in parallel, each with a part of the batch.
+                self._collector.obstacle = "the model runs under DataParallel; DDP has no such limit"
+            metrics: dict[str, float] = {}
+            try:
+                output = trainer.evaluation_loop(
+                    trainer.get_test_dataloader(data),
+                    "Transferability",
+                    prediction_loss_only=True if compute is None else None,
+                    metric_key_prefix="eval",
+                )
+                metrics, self._read = dict(output.metrics or {}), int(output.num_samples or 0)
+            finally:
+                # Closes the progress bar.
+                trainer.control = handler.on_predict(args, trainer.state, trainer.control, metrics)
+        return metrics
+
+    def _find_metrics_obstacle(self, model: nn.Module) -> str | None:
+        """Why `compute_metrics` is not used unless it is asked for: what it costs beyond one pass."""
+        if getattr(self._args, "predict_with_generate", False):
+            return "it would need to generate text"
+        head = getattr(inner_model(model), "get_output_embeddings", lambda: None)()
+        if head is not None and self._trainer.preprocess_logits_for_metrics is None:
+            return "it would need the logits of every token"
+        return None
+
+    def _gather(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Collect over all processes what all of them have; they must ask for the same."""
+        accelerator = self._trainer.accelerator
+        if accelerator.num_processes > 1:
+            counts = Counter(gather_object(list(tensors)))
+            tensors = {name: item for name, item in tensors.items() if counts[name] == accelerator.num_processes}
+        gathered: dict[str, torch.Tensor] = accelerator.gather_for_metrics(tensors) if tensors else {}
+        return gathered
 
     def _guarded(self, compute: Any) -> Any:
         """`compute_metrics`, which may be made for the whole evaluation set and not for a part of other data."""
@@ -187,7 +224,7 @@ class Assessment:
         if self._metrics_obstacle is not None:
             left_out["compute_metrics"] = self._metrics_obstacle
         try:
-            if chosen is not None:
+            if chosen is not None and math.isfinite(metrics[chosen]):
                 name = chosen.removeprefix("eval_")
                 best = (args.metric_for_best_model or "").removeprefix("eval_") == name
                 return map_metric(chosen, metrics[chosen], args.greater_is_better if best else None), name
@@ -208,7 +245,7 @@ class Assessment:
         return found
 
     def _collected(self) -> Collector:
-        if self._obstacle is not None or self._collector is None or self._collector.task is None:
+        if self._obstacle is not None or self._collector is None:
             raise ValueError(self._obstacle or "there were no samples")
         return self._collector
 
@@ -222,12 +259,16 @@ def take_samples(data: Any, count: int, seed: int) -> Any:
         count (`int`): How many rows to take; fewer where there are fewer.
         seed (`int`): Seed of the draw.
     """
-    if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
+    if is_stream(data):
         return list(itertools.islice(data, count))
     if len(data) <= count:
         return data
     rows = np.sort(np.random.default_rng(seed).permutation(len(data))[:count]).tolist()
     return data.select(rows) if isinstance(data, datasets.Dataset) else Subset(data, rows)
+
+
+class _NoDataError(ValueError):
+    """The user asked for data that is not there."""
 
 
 @contextmanager
@@ -243,7 +284,10 @@ def _kept_modes(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Another value of an attribute for a while."""
+    """Another value of an attribute, where there is one, for a while."""
+    if not hasattr(owner, name):
+        yield
+        return
     before = getattr(owner, name)
     setattr(owner, name, value)
     try:

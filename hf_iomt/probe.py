@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from .generators import preserved_generators
 
@@ -57,7 +57,7 @@ class Probe:
         trainer = self._trainer
         loader = cast(DataLoader[Any], trainer.callback_handler.train_dataloader)
         dataset: Any = loader.dataset
-        if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
+        if not is_stream(dataset):
             # Ranks draw different samples, and their losses are averaged.
             generator = np.random.default_rng([trainer.args.seed, trainer.args.process_index])
             chosen = generator.permutation(len(dataset))[: self._samples].tolist()
@@ -66,6 +66,13 @@ class Probe:
             rows = list(itertools.islice(dataset, self._samples))
         chunks = [rows[start : start + self._size] for start in range(0, len(rows), self._size)]
         return [trainer._prepare_inputs(loader.collate_fn(chunk)) for chunk in chunks]
+
+
+def is_stream(dataset: Any) -> bool:
+    """Whether a data set can only be read from its beginning; some of these know their length."""
+    return isinstance(dataset, IterableDataset) or not (
+        hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
+    )
 
 
 class _evaluating:

@@ -54,10 +54,13 @@ class CheckpointHead:
         if not single_label and not _has_any(name, _LANGUAGE_MODELS):
             raise ValueError("the checkpoint's head does not predict one class of several")
         self.per_token = _has_any(name, _TOKEN_HEADS)
+        origin |= {"dtype": model.dtype, "output_loading_info": True}
         with _silence():
-            source, loading = architecture.from_pretrained(
-                path, config=_with_one_layer(config), dtype=model.dtype, output_loading_info=True, **origin
-            )
+            try:
+                source, loading = architecture.from_pretrained(path, config=_with_one_layer(config), **origin)
+            except Exception:
+                # Some configurations tie other settings to the number of layers.
+                source, loading = architecture.from_pretrained(path, config=config, **origin)
         prefix = source.base_model_prefix
         lost = [key for key in loading["missing_keys"] if not key.startswith(f"{prefix}.")]
         if lost or source.base_model is source:
@@ -84,6 +87,10 @@ class CheckpointHead:
             hidden = backbone_output.last_hidden_state
             taken = hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))
             backbone_output = type(backbone_output)(last_hidden_state=taken)
+        elif isinstance(inputs.get("input_ids"), torch.Tensor):
+            hidden = getattr(backbone_output, "last_hidden_state", None)
+            if hidden is not None and hidden.shape[1] != inputs["input_ids"].shape[1]:
+                raise ValueError("prompts in front of the text move the tokens that the checkpoint's head looks for")
         self._backbone.output = backbone_output
         logits = self._source(**{name: value for name, value in inputs.items() if name in self._accepted}).logits
         self._backbone.output = None
@@ -94,6 +101,11 @@ class _Given(nn.Module):
     """Stands for a backbone whose output is known."""
 
     output: Any = None
+
+    @property
+    def decoder(self) -> _Given:
+        """Some heads call a part of their backbone."""
+        return self
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.output

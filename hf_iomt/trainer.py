@@ -274,7 +274,7 @@ class IOMTTrainerMixin(_Base):
             return 0.0
         elif not resumed or restored is None or restored.split is None:
             if resumed:
-                logger.warning("The checkpoint has no %s: measuring the model as it is now.", TRANSFERABILITY_NAME)
+                logger.warning("The checkpoint has no %s that was measured: doing so now.", TRANSFERABILITY_NAME)
             affordable = round(_ASSESSED_SHARE * self.state.max_steps * per_step * args.world_size)
             samples = min(args.iomt_transferability_samples, max(affordable, _LEAST_ASSESSED))
             self.transferability = self.assess_transferability(samples)

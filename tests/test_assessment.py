@@ -21,8 +21,12 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import (
     AutoModelForSequenceClassification,
+    BartConfig,
+    BartForSequenceClassification,
     BertConfig,
     BertForMaskedLM,
+    BertForMultipleChoice,
+    BertForQuestionAnswering,
     BertForTokenClassification,
     LlamaConfig,
     LlamaForCausalLM,
@@ -33,6 +37,9 @@ from transformers import (
     TrainerCallback,
     ViTConfig,
     ViTForImageClassification,
+    Wav2Vec2Config,
+    Wav2Vec2ForCTC,
+    Wav2Vec2ForSequenceClassification,
 )
 
 from hf_iomt import IOMTTrainer, IOMTTrainerMixin, IOMTTrainingArguments
@@ -307,8 +314,72 @@ class TestTasks:
 
         trainer = make(tmp_path, data=Rows(input_ids=tiny.Texts().ids), cls=Unlabelled)
         trainer.train()
-        found, reason = trainer.transferability, "the data has no labels, or several kinds of them"
+        found, reason = trainer.transferability, "the data has no labels"
         assert found.weight == 0.5 and found.left_out == {"performance": reason, "log_me": reason, "leep": reason}
+
+    def test_several_kinds_of_labels(self, tmp_path):
+        ids = tiny.Texts().ids
+        model = BertForQuestionAnswering(BertConfig(**SIZES, vocab_size=32))
+        data = Rows(input_ids=ids, start_positions=ids[:, 0] % 3, end_positions=ids[:, 1] % 3 + 3)
+        trainer = make(tmp_path, model, data)
+        trainer.train()
+        reason = "the data has several kinds of labels"
+        assert trainer.transferability.left_out == {"performance": reason, "log_me": reason, "leep": reason}
+        assert trainer.transferability.samples == 64
+
+    def test_multiple_choice_has_other_rows_of_features(self, tmp_path):
+        BertForMaskedLM(BertConfig(**SIZES, vocab_size=32)).save_pretrained(tmp_path / "source")
+        model = BertForMultipleChoice.from_pretrained(tmp_path / "source")
+        ids = tiny.Texts(120).ids.reshape(60, 2, tiny.LENGTH)
+        found = make(tmp_path, model, Rows(input_ids=ids, labels=torch.arange(60) % 2)).assess_transferability()
+        assert found.performance is not None and (found.log_me, found.leep) == (None, None)
+        assert found.left_out["log_me"] == "the backbone gave 8 rows of features for 4 samples"
+        assert found.left_out["leep"] == "the checkpoint's head made 8 rows of predictions for 4 samples"
+
+    def test_sound_is_averaged_over_time(self, tmp_path):
+        config = Wav2Vec2Config(
+            **SIZES,
+            conv_dim=(8, 8),
+            conv_stride=(4, 4),
+            conv_kernel=(4, 4),
+            num_feat_extract_layers=2,
+            num_conv_pos_embeddings=4,
+            num_conv_pos_embedding_groups=2,
+            classifier_proj_size=8,
+            num_labels=2,
+        )
+        torch.manual_seed(0)
+        sound, labels = torch.randn(40, 400), torch.arange(40) % 2
+        model = Wav2Vec2ForSequenceClassification(config).eval()
+        with torch.no_grad():
+            features = model.wav2vec2(sound).last_hidden_state.mean(1)
+        found = make(tmp_path, model, Rows(input_values=sound, labels=labels)).assess_transferability()
+        assert found.log_me == pytest.approx(log_me(features.numpy(), labels.numpy()), rel=1e-3)
+        recognised = Wav2Vec2ForCTC(config)
+        data = Rows(input_values=sound, labels=torch.randint(1, 30, (40, 5)))
+        assert "not aligned" in make(tmp_path, recognised, data).assess_transferability().left_out["performance"]
+
+    def test_an_encoder_and_a_decoder_that_classify(self, tmp_path):
+        torch.manual_seed(0)
+        config = BartConfig(
+            vocab_size=32,
+            d_model=16,
+            encoder_layers=1,
+            decoder_layers=1,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=16,
+            decoder_ffn_dim=16,
+            num_labels=2,
+        )
+        texts = tiny.Texts(40)
+        texts.ids[:, -1] = config.eos_token_id
+        texts.ids[:, :-1].clamp_(min=3)
+        model = BartForSequenceClassification(config).eval()
+        with torch.no_grad():
+            features = model.model(input_ids=texts.ids).last_hidden_state[:, -1]
+        found = make(tmp_path, model, Rows(input_ids=texts.ids, labels=texts.labels)).assess_transferability()
+        assert found.log_me == pytest.approx(log_me(features.numpy(), texts.labels.numpy()), rel=1e-3)
 
 
 class TestPerformance:
@@ -367,6 +438,45 @@ class TestPerformance:
         with pytest.raises(ValueError, match=r"`iomt_performance_metric='f1'` needs `compute_metrics`"):
             trainer.train()
 
+    def test_metrics_that_would_keep_every_logit_are_not_used_unless_asked_for(self, tmp_path):
+        model, data, _ = causal_lm()
+        shapes = []
+
+        def compute(prediction):
+            shapes.append(prediction.predictions.shape)
+            return {"score": 0.5}
+
+        parts = {"compute_metrics": compute}
+        found = make(tmp_path, model, data, parts=parts).assess_transferability()
+        assert found.performance_metric == "token accuracy" and not shapes
+        assert found.left_out["compute_metrics"] == "it would need the logits of every token"
+        assert (
+            make(tmp_path, model, data, parts=parts, iomt_performance_metric="score")
+            .assess_transferability()
+            .performance
+            == 0.5
+        )
+        reduced = {**parts, "preprocess_logits_for_metrics": lambda logits, labels: logits.argmax(-1)}
+        assert make(tmp_path, model, data, parts=reduced).assess_transferability().performance == 0.5
+
+    def test_a_metric_that_is_no_number_gives_way_to_the_logits(self, tmp_path):
+        parts = {"compute_metrics": lambda prediction: {"accuracy": math.nan}}
+        found = make(tmp_path, parts=parts).assess_transferability()
+        assert found.performance_metric == "accuracy" and math.isfinite(found.performance)
+
+    def test_predictions_of_another_number_keep_the_users_metric(self, tmp_path):
+        class Doubled(IOMTTrainer):
+            """Sees each batch twice, as R-Drop does."""
+
+            def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+                output = model(**{name: torch.cat([value, value]) for name, value in inputs.items()})
+                loss, output = output.loss, {"logits": output.logits[: len(output.logits) // 2]}
+                return (loss, {"loss": loss, **output}) if return_outputs else loss
+
+        found = make(tmp_path, cls=Doubled, parts={"compute_metrics": accuracy}).assess_transferability()
+        assert found.performance is not None
+        assert found.left_out["log_me"] == "the model made 8 rows of predictions for 4 labels"
+
     def test_an_evaluation_that_fails_is_no_end(self, tmp_path, caplog):
         class Failing(IOMTTrainer):
             def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -374,13 +484,15 @@ class TestPerformance:
                     raise NotImplementedError("no outputs")
                 return super().compute_loss(model, inputs)
 
-        trainer = make(tmp_path, cls=Failing)
+        trainer = make(tmp_path, cls=Failing, disable_tqdm=False)
         with caplog.at_level(logging.WARNING):
             trainer.train()
         reason = "the evaluation failed: NotImplementedError: no outputs"
         assert trainer.transferability.left_out == {"performance": reason, "log_me": reason, "leep": reason}
         assert trainer.transferability.weight == 0.5 and trainer.state.global_step == 30
         assert "the evaluation failed" in caplog.text
+        (bar,) = [item for item in trainer.callback_handler.callbacks if isinstance(item, ProgressCallback)]
+        assert bar.prediction_bar is None
 
     def test_labels_that_the_trainer_takes_away(self, tmp_path):
         class Taking(IOMTTrainer):
@@ -451,6 +563,42 @@ class TestData:
         expected = make(tmp_path, data=Rows(input_ids=texts.ids, labels=texts.labels)).assess_transferability()
         assert make(tmp_path, data=data).assess_transferability().parts == pytest.approx(expected.parts)
         assert make(tmp_path, data=data).assess_transferability(15).samples == 15
+
+    def test_a_stream_that_knows_its_length(self, tmp_path):
+        class Counted(tiny.Stream):
+            def __len__(self):
+                return len(self.texts)
+
+        texts = tiny.Texts(100)
+        trainer = make(tmp_path, data=Counted(texts), iomt_transferability_samples=20)
+        # The race's probe reads it too.
+        trainer.train()
+        assert trainer.transferability.samples == 20 and trainer.transferability.log_me is not None
+
+    def test_a_trainer_that_makes_its_own_loader(self, tmp_path):
+        class Own(IOMTTrainer):
+            def get_train_dataloader(self):
+                return torch.utils.data.DataLoader(tiny.Texts(40), batch_size=4)
+
+        args = IOMTTrainingArguments(
+            output_dir=str(tmp_path), use_cpu=True, report_to="none", max_steps=8, iomt_candidates=THREE
+        )
+        trainer = Own(tiny.bert(), args)
+        assert trainer.assess_transferability().left_out["log_me"].endswith("there is no `train_dataset`")
+        trainer.train()
+        assert trainer.transferability.samples == 40 and trainer.transferability.log_me is not None
+
+    def test_the_last_batch_is_not_dropped(self, tmp_path):
+        settings = {"dataloader_drop_last": True, "per_device_train_batch_size": 48, "per_device_eval_batch_size": 48}
+        trainer = make(tmp_path, **settings)
+        found = trainer.assess_transferability()
+        assert found.samples == 64 and found.log_me is not None and trainer.args.dataloader_drop_last
+
+    def test_the_number_that_is_asked_for_counts(self, tmp_path):
+        texts = tiny.Texts(50)
+        features, _ = by_hand(tiny.bert(), texts)
+        found = make(tmp_path, data=texts, iomt_transferability_samples=20).assess_transferability(50)
+        assert found.log_me == pytest.approx(log_me(features.numpy(), texts.labels.numpy()), rel=1e-4)
 
     def test_it_is_one_pass_in_batches_no_larger_than_those_of_training(self, tmp_path):
         sizes = []
@@ -527,6 +675,22 @@ class TestTraces:
         )
         trainer.train()
         assert trainer.transferability.samples == 64 and trainer.evaluate()["eval_count"] == 23
+
+    def test_metrics_that_a_trainer_keeps_of_batches_are_those_of_its_own_evaluations(self, tmp_path):
+        class Keeping(IOMTTrainer):
+            """As trainers of TRL do."""
+
+            def __init__(self, *args, **kwargs):
+                super().__init__(*args, **kwargs)
+                self._metrics = {"train": [], "eval": []}
+
+            def compute_loss(self, model, *args, **kwargs):
+                self._metrics["train" if model.training else "eval"].append(1)
+                return super().compute_loss(model, *args, **kwargs)
+
+        trainer = make(tmp_path, cls=Keeping)
+        trainer.assess_transferability()
+        assert trainer._metrics == {"train": [], "eval": []}
 
     def test_it_is_no_evaluation_for_callbacks(self, tmp_path):
         events = []

@@ -14,12 +14,16 @@ from transformers import (
     BertForMaskedLM,
     BertForTokenClassification,
     BertModel,
+    Dinov2Config,
+    Dinov2ForImageClassification,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     MobileNetV2Config,
     MobileNetV2ForImageClassification,
+    OPTConfig,
+    OPTForCausalLM,
     RobertaConfig,
     RobertaForSequenceClassification,
     ViTConfig,
@@ -62,6 +66,18 @@ def roberta(**kwargs):
 def llama(tied):
     config = LlamaConfig(**SIZES, vocab_size=40, tie_word_embeddings=tied, pad_token_id=0)
     return LlamaForCausalLM(config)
+
+
+def dinov2():
+    config = Dinov2Config(**{**SIZES, "intermediate_size": None}, image_size=32, patch_size=8, num_labels=5)
+    return Dinov2ForImageClassification(config)
+
+
+def opt():
+    config = OPTConfig(
+        hidden_size=16, num_hidden_layers=3, num_attention_heads=2, ffn_dim=24, word_embed_proj_dim=16, vocab_size=40
+    )
+    return OPTForCausalLM(config)
 
 
 def gpt2():
@@ -150,11 +166,32 @@ class TestHeads:
         # A label that the source task does not have would be an error.
         assert apply(model, {**PICTURES, "labels": torch.tensor([8, 8, 8])})[1].shape == (3, 5)
 
-    def test_only_one_layer_is_loaded(self, tmp_path):
+    def test_only_one_layer_is_loaded_and_the_backbone_is_not_kept(self, tmp_path, monkeypatch):
         saved(lambda: llama(True), tmp_path)
         model = AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=2)
+        layers = []
+        load = LlamaForCausalLM.from_pretrained
+
+        def spy(*args, **kwargs):
+            loaded = load(*args, **kwargs)
+            layers.append(len(loaded[0].model.layers))
+            return loaded
+
+        monkeypatch.setattr(LlamaForCausalLM, "from_pretrained", spy)
         head, _ = apply(model, TEXTS)
+        assert layers == [1]
         assert sum(item.numel() for item in head._source.parameters()) == 40 * 16
+
+    @pytest.mark.parametrize("source", [dinov2, opt])
+    def test_of_configurations_that_cannot_be_cut_and_heads_that_call_a_part(self, tmp_path, source):
+        expected = saved(source, tmp_path)
+        pictures = source is dinov2
+        auto = AutoModelForImageClassification if pictures else AutoModelForSequenceClassification
+        model = auto.from_pretrained(tmp_path, num_labels=2, ignore_mismatched_sizes=True)
+        inputs = PICTURES if pictures else TEXTS
+        _, logits = apply(model, inputs)
+        wanted = expected(**inputs).logits
+        torch.testing.assert_close(logits, wanted if pictures else at(wanted), rtol=1e-4, atol=1e-5)
 
     def test_the_model_is_left_alone(self, tmp_path):
         saved(roberta, tmp_path)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,6 +39,7 @@ class Collector:
 
     Attributes:
         task (`Task`, *optional*): The kind of labels, once there was a batch.
+        obstacle (`str`, *optional*): Why nothing can be collected.
         missing (`dict[str, str]`): Why `performance`, `features` or `source_probabilities` are not there.
     """
 
@@ -51,6 +53,7 @@ class Collector:
         seed: int,
     ) -> None:
         self.task: Task | None = None
+        self.obstacle: str | None = None
         self.missing: dict[str, str] = {}
         self._recorder = recorder
         self._make_source_head = make_source_head
@@ -61,58 +64,74 @@ class Collector:
         self._generator = torch.Generator().manual_seed(seed)
         self._config = getattr(recorder.model, "config", None)
         self._summarised = _has_summary_token(recorder.model)
+        self._bidirectional = _is_bidirectional(recorder.model)
         self._kept: dict[str, list[torch.Tensor]] = {}
 
-    @property
-    def samples(self) -> int:
-        """How many samples were seen, over all processes."""
-        return sum(len(item) for item in self._kept.get("valid", []))
-
-    def add(self, inputs: Mapping[str, Any], labels: torch.Tensor) -> None:
+    def add(self, inputs: Mapping[str, Any], labels: Sequence[Any]) -> None:
         """
-        Take the pass that was just made.
+        Take the pass that was just made. All processes must call it equally often; it never raises.
 
         Args:
             inputs (`Mapping[str, Any]`): What the model was given.
-            labels (`torch.Tensor` of shape (B,), (B, K) or (B, T)): The labels of the batch.
-
-        Raises:
-            ValueError: The labels are of no kind that the metrics are defined for.
+            labels (`Sequence[Any]`): The labels of the batch: one tensor of shape (B,), (B, K) or (B, T) is what the
+                metrics are defined for.
         """
-        logits = self._recorder.logits
-        if logits is not None:
-            labels = labels.to(logits.device)
-        self.task = self.task or find_task(labels, logits, self._config)
-        with torch.no_grad():
-            if self.task in ("tokens", "language_model"):
-                assert logits is not None
-                tensors = self._of_tokens(inputs, labels, logits)
-            else:
-                tensors = self._of_samples(inputs, labels, logits)
-            self._recorder.clear()
-            for name, value in self._gather(tensors).items():
-                self._kept.setdefault(name, []).append(value)
+        tensors: Tensors = {}
+        if self.obstacle is None:
+            try:
+                with torch.no_grad():
+                    tensors = self._collect(inputs, labels)
+            except Exception as error:
+                self.obstacle = str(error) or type(error).__name__
+        self._recorder.clear()
+        gathered = self._gather(tensors)
+        if self.obstacle is None and "valid" not in gathered:
+            self.obstacle = "it failed on another process"
+        for name, value in gathered.items():
+            self._kept.setdefault(name, []).append(value)
 
     def performance(self) -> tuple[str, float]:
         """ω_p by the logits, after its name. Raises a ValueError that says why there is none."""
-        if self.task is None or "rows" not in self._kept:
-            raise ValueError(self.missing.get("performance", "there were no samples"))
+        if self.obstacle is not None or self.task is None or not self._complete("rows"):
+            raise ValueError(self.obstacle or self.missing.get("performance", "there were no samples"))
         return PERFORMANCE_NAMES[self.task], performance(self.task, torch.cat(self._kept["rows"]).cpu())
 
     def sample(self) -> Sample:
         """What the metrics ω_d see, on the CPU. Raises a ValueError that says why there is nothing."""
-        if "valid" not in self._kept:
-            raise ValueError("there were no samples")
+        if self.obstacle is not None or "valid" not in self._kept:
+            raise ValueError(self.obstacle or "there were no samples")
         chosen = torch.cat(self._kept["valid"]).flatten().nonzero().flatten()[: self._limit]
 
         def take(name: str) -> Any:
             return torch.cat(self._kept[name]).flatten(0, 1)[chosen].cpu().numpy()
 
         source = None
-        if "source_probabilities" not in self.missing and "probabilities" in self._kept and len(chosen):
+        if self._complete("probabilities") and len(chosen):
             source = sparse_probabilities(take("probabilities"), take("classes"))
-        features = take("features") if "features" not in self.missing else None
+        features = take("features") if self._complete("features") else None
         return Sample(take("labels"), features, source, self.missing)
+
+    def _complete(self, name: str) -> bool:
+        """Whether something was collected in every batch, on all processes."""
+        return len(self._kept.get(name, [])) == len(self._kept.get("valid", [])) > 0
+
+    def _collect(self, inputs: Mapping[str, Any], labels: Sequence[Any]) -> Tensors:
+        if len(labels) != 1:
+            raise ValueError("the data has several kinds of labels")
+        if not isinstance(labels[0], torch.Tensor):
+            raise ValueError("the data has no labels")
+        if getattr(self._recorder.model, "loss_type", None) == "ForCTC":
+            raise ValueError("the labels are not aligned with the predictions")
+        logits = self._recorder.logits
+        target = labels[0] if logits is None else labels[0].to(logits.device)
+        if logits is not None and len(logits) != len(target):
+            raise ValueError(f"the model made {len(logits)} rows of predictions for {len(target)} labels")
+        self.task = self.task or find_task(target, logits, self._config)
+        if self.task not in ("tokens", "language_model"):
+            return self._of_samples(inputs, target, logits)
+        if logits is None:
+            raise ValueError("the model returned no logits")
+        return self._of_tokens(inputs, target, logits)
 
     def _of_samples(self, inputs: Mapping[str, Any], labels: torch.Tensor, logits: torch.Tensor | None) -> Tensors:
         """One label, or one row of them, per sample."""
@@ -124,7 +143,8 @@ class Collector:
             tensors["rows"] = performance_rows(self.task, logits, labels)
         else:
             self.missing["performance"] = "the model returned no logits"
-        mask, pooling = _real_tokens(inputs, self._config), choose_pooling(output, self._config, self._summarised)
+        pooling = choose_pooling(output, self._config, self._summarised, self._bidirectional)
+        mask = _real_tokens(inputs, self._config, by_ids=pooling == "last")
         with self._leaving_out("features"):
             features = pool(output, pooling, mask).float()
             if len(features) != count:
@@ -139,6 +159,8 @@ class Collector:
                 positions = last_token(real)[:, None] if pooling == "last" else spread_tokens(real, _SOURCE_TOKENS)
             source = head(output, inputs, positions).float().softmax(-1)
             source = source.mean(1) if source.ndim == 3 else source
+            if len(source) != count:
+                raise ValueError(f"the checkpoint's head made {len(source)} rows of predictions for {count} samples")
             tensors["probabilities"], tensors["classes"] = most_probable(source)
         return {name: value if name == "rows" else value[:, None] for name, value in tensors.items()}
 
@@ -147,6 +169,9 @@ class Collector:
         output, length = self._recorder.backbone_output, labels.shape[1]
         # Prompt tuning puts tokens in front that have no labels.
         front = logits.shape[1] - length
+        ids = inputs.get("input_ids")
+        if front < 0 or (front > 0 and not (isinstance(ids, torch.Tensor) and ids.shape[1] == length)):
+            raise ValueError("the labels are not aligned with the predictions")
         logits = logits[:, front:]
         own = self.task == "language_model"
         if own and _predicts_next(self._recorder.model):
@@ -197,19 +222,25 @@ def _at(values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     return values.gather(1, positions[..., None].expand(-1, -1, values.shape[-1]))
 
 
-def _real_tokens(inputs: Mapping[str, Any], config: Any) -> torch.Tensor | None:
-    """1 for real tokens and 0 for padding, of shape (B, T), where the inputs tell."""
+def _real_tokens(inputs: Mapping[str, Any], config: Any, by_ids: bool) -> torch.Tensor | None:
+    """1 for real tokens and 0 for padding, of shape (B, T), where the inputs tell; decoders' heads go by the ids."""
     mask, ids, padding = inputs.get("attention_mask"), inputs.get("input_ids"), getattr(config, "pad_token_id", None)
-    if isinstance(mask, torch.Tensor):
-        return mask
-    return ids != padding if isinstance(ids, torch.Tensor) and padding is not None else None
+    told = ids != padding if isinstance(ids, torch.Tensor) and padding is not None else None
+    given = mask if isinstance(mask, torch.Tensor) else None
+    return told if given is None or (by_ids and told is not None) else given
 
 
 def _has_summary_token(model: torch.nn.Module) -> bool:
     """Whether heads look at the first token: the class token of vision models, [CLS] in classifiers of texts."""
     if getattr(model, "main_input_name", None) == "pixel_values":
         return any(name.endswith("cls_token") for name, _ in model.named_parameters())
-    return getattr(model, "loss_type", None) == "ForSequenceClassification"
+    text = getattr(model, "main_input_name", None) == "input_ids"
+    return text and getattr(model, "loss_type", None) == "ForSequenceClassification"
+
+
+def _is_bidirectional(model: torch.nn.Module) -> bool:
+    """Whether tokens see those that follow: architectures that are pre-trained as masked language models."""
+    return any(name.endswith("ForMaskedLM") for name in vars(sys.modules[type(model).__module__]))
 
 
 def _predicts_next(model: torch.nn.Module) -> bool:

@@ -31,10 +31,15 @@ def check_features(features: ArrayLike, labels: ArrayLike) -> Array:
     return checked
 
 
+def centre_features(features: Array) -> Array:
+    """Each column with mean 0; exactly 0 where it does not vary."""
+    return np.where(np.ptp(features, axis=0) > 0, features - features.mean(axis=0), 0.0)
+
+
 def standardize_features(features: Array) -> Array:
     """Each column with mean 0 and variance 1, of any magnitude before; a column that does not vary becomes 0."""
     largest = np.abs(features).max(axis=0)
     scaled = features / np.where(largest > 0, largest, 1.0)
-    centred = np.where(np.ptp(scaled, axis=0) > 0, scaled - scaled.mean(axis=0), 0.0)
+    centred = centre_features(scaled)
     deviation = centred.std(axis=0)
     return np.asarray(centred / np.where(deviation > 0, deviation, 1.0))

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 from scipy.linalg import pinvh
 from sklearn.covariance import ledoit_wolf
 
-from .features import check_features, standardize_features
+from .features import centre_features, check_features, standardize_features
 
 
 def h_score(features: ArrayLike, labels: ArrayLike, standardize: bool = True) -> float:
@@ -35,7 +35,7 @@ def h_score(features: ArrayLike, labels: ArrayLike, standardize: bool = True) ->
     _, codes, counts = np.unique(classes, return_inverse=True, return_counts=True)
     if len(counts) < 2:
         raise ValueError(f"The {len(classes)} samples are all of one class: H-score needs two.")
-    inputs = standardize_features(inputs) if standardize else inputs - inputs.mean(axis=0)
+    inputs = standardize_features(inputs) if standardize else centre_features(inputs)
     covariance, shrinkage = ledoit_wolf(inputs, assume_centered=True)
     means = np.zeros((len(counts), inputs.shape[1]))
     np.add.at(means, codes, inputs)

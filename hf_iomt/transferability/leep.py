@@ -41,7 +41,9 @@ def leep(source_probabilities: SourceProbabilities, labels: ArrayLike) -> float:
     if classes.dtype.kind not in "iub":
         raise ValueError(f"LEEP is for one class per sample: `labels` must be integers, but got {classes.dtype}.")
     samples, width = source.shape
-    _, codes = np.unique(classes, return_inverse=True)
+    names, codes = np.unique(classes, return_inverse=True)
+    if len(names) < 2:
+        raise ValueError(f"The {samples} samples are all of one class: LEEP needs two.")
     indicators = csr_array((np.ones(samples), (np.arange(samples), codes)))
     likelihood, mass = np.zeros(samples), np.zeros(samples)
     columns = max(1, _BLOCK // samples)
@@ -52,7 +54,12 @@ def leep(source_probabilities: SourceProbabilities, labels: ArrayLike) -> float:
         joint = indicators.T @ block
         marginal = joint.sum(axis=0)
         conditional = joint @ diags_array(np.divide(1, marginal, out=np.zeros_like(marginal), where=marginal > 0))
-        likelihood += (block * (indicators @ conditional)).sum(axis=1)
+        if isinstance(block, np.ndarray):
+            likelihood += (block * conditional[codes]).sum(axis=1)
+        else:
+            rows, columns_ = block.nonzero()
+            terms = np.asarray(block[rows, columns_] * conditional.tocsr()[codes[rows], columns_]).ravel()
+            likelihood += np.bincount(rows, weights=terms, minlength=samples)
         mass += block.sum(axis=1)
     if not np.allclose(mass, 1, atol=_TOLERANCE):
         raise ValueError(

@@ -82,11 +82,15 @@ def max_evidence(features: Array, targets: Array) -> Evidence:
         targets (`Array` of shape (N, K)): y in each column, finite, not all 0.
     """
     samples = len(features)
-    eigenvalues, energies, residuals = _decompose(features, targets)
+    # Their squares might overflow.
+    unit, units = np.abs(features).max() or 1.0, np.abs(targets).max(axis=0)
+    eigenvalues, energies, residuals = _decompose(features / unit, targets / units)
     largest = eigenvalues.max()
     if largest == 0:
         beta = samples / (energies.sum(axis=0) + residuals)
-        return Evidence(0.5 * (np.log(beta / (2 * math.pi)) - 1), np.full_like(beta, math.inf), beta)
+        log_density = 0.5 * (np.log(beta / (2 * math.pi)) - 1)
+        with np.errstate(over="ignore", divide="ignore"):
+            return Evidence(log_density - np.log(units), np.full_like(beta, math.inf), beta / units**2)
     relative = eigenvalues[:, None] / largest
 
     # 1 / (1 + σ/λ), of shape (min(N, D), number of λ).
@@ -102,7 +106,10 @@ def max_evidence(features: Array, targets: Array) -> Evidence:
         low, high = np.where(slope > 0, middle, low), np.where(slope > 0, high, middle)
     beta = samples / noise
     log_density = 0.5 * (np.log(beta / (2 * math.pi)) - 1 + np.log(shrinkage).sum(axis=0) / samples)
-    return Evidence(log_density, beta * np.exp(middle) * largest, beta)
+    # Where the units are extreme, the precisions may be no numbers of the machine; the density is.
+    with np.errstate(over="ignore", divide="ignore"):
+        alpha = beta * np.exp(middle) * largest * (unit / units) ** 2
+        return Evidence(log_density - np.log(units), alpha, beta / units**2)
 
 
 def _decompose(features: Array, targets: Array) -> tuple[Array, Array, Array]:

@@ -24,8 +24,14 @@ PERFORMANCE_NAMES: dict[Task, str] = {
 _NO_METRICS = ("loss", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "epoch")
 _PREFIX = "eval_"
 
-_RATES = ("wer", "cer", "ter", "error_rate", "error")
-_DISTANCES = ("mse", "rmse", "mae", "mean_squared_error", "mean_absolute_error")
+# Names of metrics that are better when lower, and of those that are in per cent whatever their size.
+_LOSSES = ("loss", "nll", "log_loss", "cross_entropy")
+_RATES = ("wer", "cer", "ter", "eer", "error_rate", "error", "brier_score")
+_DISTANCES = (
+    *("mse", "rmse", "mae", "mape", "smape", "rmsle", "msle", "max_error", "edit_distance"),
+    *("mean_squared_error", "mean_absolute_error", "mean_absolute_percentage_error", "mean_squared_log_error"),
+)
+_PER_CENT = ("sacrebleu", "chrf")
 
 
 def performance_rows(task: Task, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -107,11 +113,12 @@ def map_metric(name: str, value: float, greater_is_better: bool | None = None) -
     """
     Map a metric to [0, 1], where 1 is best.
 
-    - Greater is better: the value, clipped; above 1 it is taken for per cent.
-    - A loss (`loss`, `*_loss`): exp(−loss), for a cross-entropy the mean probability of the truth.
+    - Greater is better: the value, clipped. Above 1 it is taken for per cent; of a metric in per cent that is not
+      known here by name, values below 1 % are taken for shares.
+    - A loss (`loss`, `*_loss`, `nll`): exp(−loss), for a cross-entropy the mean probability of the truth.
     - `perplexity`: its inverse.
-    - Rates of errors (`wer`, `cer`, `ter`, `error`, `error_rate`): 1 − rate, clipped.
-    - Distances (`mse`, `rmse`, `mae` and their long names), and whatever else is better when lower: 1 / (1 + value).
+    - Rates of errors (such as `wer`, `cer`, `error_rate`): 1 − rate, clipped.
+    - Distances (such as `mse`, `mae`, `edit_distance`), and what is said to be better when lower: 1 / (1 + value).
 
     Args:
         name (`str`): The metric's name, with or without the prefix `eval_`.
@@ -124,7 +131,7 @@ def map_metric(name: str, value: float, greater_is_better: bool | None = None) -
     if not math.isfinite(value):
         raise ValueError(f"{name} is {value}")
     plain = name.removeprefix(_PREFIX)
-    if plain == "loss" or plain.endswith("_loss"):
+    if plain in _LOSSES or plain.endswith("_loss"):
         mapped = math.exp(-value) if value > 0 else 1.0
     elif plain == "perplexity":
         mapped = 1 / max(value, 1.0)
@@ -133,5 +140,5 @@ def map_metric(name: str, value: float, greater_is_better: bool | None = None) -
     elif plain in _DISTANCES or greater_is_better is False:
         mapped = 1 / (1 + max(value, 0.0))
     else:
-        mapped = value / 100 if value > 1 else value
+        mapped = value / 100 if value > 1 or plain in _PER_CENT else value
     return min(max(mapped, 0.0), 1.0)

@@ -9,9 +9,9 @@ import torch
 Pooling: TypeAlias = Literal["first", "last", "mean"]
 
 
-def choose_pooling(output: Any, config: Any = None, first_token: bool = True) -> Pooling:
+def choose_pooling(output: Any, config: Any = None, first_token: bool = True, bidirectional: bool = False) -> Pooling:
     """
-    Which tokens of the last hidden state stand for the sample: what heads of transformers do by convention.
+    Which tokens of the last hidden state stand for the sample: what most heads of transformers look at.
 
     The `"last"` real token of decoders, the `"first"` token ([CLS]) where the model has one to look at, else the
     `"mean"` over the real tokens. The settings `classifier_pooling` and `summary_type` of a configuration come first.
@@ -20,28 +20,28 @@ def choose_pooling(output: Any, config: Any = None, first_token: bool = True) ->
         output (`ModelOutput` or `tuple`): What the backbone returned.
         config (`Any`, *optional*): The model's configuration.
         first_token (`bool`, *optional*, defaults to `True`): Whether the first token is there to summarise the sample.
+        bidirectional (`bool`, *optional*, defaults to `False`): Whether it is certainly no decoder.
     """
     if getattr(output, "encoder_last_hidden_state", None) is not None:
-        return "mean"
+        return "last"
     named = getattr(config, "classifier_pooling", None) or getattr(config, "summary_type", None)
     if named in ("mean", "first", "last", "cls"):
         return "first" if named == "cls" else named
     fields = getattr(type(output), "__dataclass_fields__", {})
-    if "past_key_values" in fields and "pooler_output" not in fields:
+    if not bidirectional and "past_key_values" in fields and "pooler_output" not in fields:
         return "last"
     return "first" if first_token else "mean"
 
 
 def hidden_states(output: Any) -> torch.Tensor:
     """
-    The last hidden state of a backbone, or of the encoder where there are two, of shape (B, T, D) or (B, C, H, W).
+    The last hidden state of a backbone, of its decoder where there are two, of shape (B, T, D) or (B, C, H, W).
 
     Raises:
         ValueError: There is none.
     """
-    for name in ("encoder_last_hidden_state", "last_hidden_state"):
-        if isinstance(getattr(output, name, None), torch.Tensor):
-            return torch.as_tensor(getattr(output, name))
+    if isinstance(getattr(output, "last_hidden_state", None), torch.Tensor):
+        return torch.as_tensor(output.last_hidden_state)
     first = output[0] if isinstance(output, (tuple, list)) and output else output
     if isinstance(first, torch.Tensor) and first.ndim >= 2:
         return first
@@ -50,7 +50,7 @@ def hidden_states(output: Any) -> torch.Tensor:
 
 def pool(output: Any, pooling: Pooling, mask: torch.Tensor | None = None) -> torch.Tensor:
     """
-    Features of shape (B, D): the pooler's output where there is one, the global average of feature maps, or tokens.
+    Features of shape (B, D) in float32: the pooler's output, the global average of feature maps, or tokens.
 
     Args:
         output (`ModelOutput`, `tuple` or `torch.Tensor`): What the backbone returned.
@@ -59,8 +59,9 @@ def pool(output: Any, pooling: Pooling, mask: torch.Tensor | None = None) -> tor
     """
     pooled = getattr(output, "pooler_output", None)
     if isinstance(pooled, torch.Tensor):
-        return pooled.flatten(1)
-    hidden = hidden_states(output)
+        return pooled.flatten(1).float()
+    # Sums of many half-precision values overflow.
+    hidden = hidden_states(output).float()
     if hidden.ndim != 3:
         return hidden.flatten(2).mean(-1) if hidden.ndim > 3 else hidden
     if pooling == "first":

@@ -26,7 +26,7 @@ class ForwardRecorder:
     """
     Keeps what the backbone and the model returned in the last forward pass, while it is entered as a context.
 
-    The backbone is `base_model`, as every model of transformers has one. Where there is none, what the last linear
+    The backbone is `base_model`, as most models of transformers have one. Where there is none, what the last linear
     layer was given takes its place: the features that a classifier sees.
 
     Args:
@@ -43,14 +43,17 @@ class ForwardRecorder:
         # PEFT calls the `forward` of what it wraps, past the hooks.
         self._called = model
         self._backbone_output: Any = None
+        self._linear_input: Any = None
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> ForwardRecorder:
         backbone = getattr(self.model, "base_model", None)
         if isinstance(backbone, nn.Module) and backbone is not self.model:
             self._handles.append(backbone.register_forward_hook(self._keep_backbone))
-        elif backbone is None:
-            linear = [module for module in self.model.modules() if isinstance(module, nn.Linear)]
+        else:
+            # The layers of an adapter are parts of the layer that it adapts.
+            modules = [module for name, module in self.model.named_modules() if "lora_" not in name]
+            linear = [module for module in modules if isinstance(module, nn.Linear)]
             self._handles += [module.register_forward_pre_hook(self._keep_input) for module in linear]
         self._handles.append(self._called.register_forward_hook(self._keep_output))
         return self
@@ -63,12 +66,14 @@ class ForwardRecorder:
 
     def clear(self) -> None:
         """Forget the last pass."""
-        self._backbone_output = self.output = None
+        self._backbone_output = self._linear_input = self.output = None
 
     @property
     def backbone_output(self) -> Any:
-        """What the backbone returned; a bare backbone is a model itself."""
-        return self.output if self._backbone_output is None else self._backbone_output
+        """What the backbone returned; a bare backbone is the model itself."""
+        bare = any(hasattr(self.output, name) for name in ("last_hidden_state", "pooler_output"))
+        found = (self._backbone_output, self.output if bare else self._linear_input, self.output)
+        return next((item for item in found if item is not None), None)
 
     @property
     def logits(self) -> torch.Tensor | None:
@@ -87,7 +92,7 @@ class ForwardRecorder:
         self._backbone_output = output
 
     def _keep_input(self, module: nn.Module, args: Any) -> None:
-        self._backbone_output = args[0]
+        self._linear_input = args[0]
 
     def _keep_output(self, module: nn.Module, args: Any, output: Any) -> None:
         self.output = output

@@ -58,6 +58,11 @@ def test_odd_features_have_a_finite_value(features):
     assert np.isfinite(h_score(features, np.arange(6) % 2))
 
 
+@pytest.mark.parametrize("standardize", [False, True])
+def test_constant_features_tell_nothing(standardize):
+    assert h_score(np.full((6, 3), 0.1), np.arange(6) % 2, standardize) == 0
+
+
 @pytest.mark.parametrize(
     "labels, message",
     [

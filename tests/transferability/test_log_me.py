@@ -119,6 +119,15 @@ class TestMaxEvidence:
                 log_density(np.zeros((20, 3)), target, 1, evidence.beta[k])
             )
 
+    @pytest.mark.parametrize("scale", [1e-170, 1e-20, 1e20, 1e160])
+    @pytest.mark.parametrize("shape", [(12, 40), (60, 5)])
+    def test_any_magnitude(self, shape, scale):
+        features, targets = informative(*shape, seed=0)
+        expected = max_evidence(features, targets).log_density
+        np.testing.assert_allclose(max_evidence(scale * features, targets).log_density, expected, rtol=1e-9)
+        scaled = max_evidence(features, scale * targets).log_density
+        np.testing.assert_allclose(scaled, expected - math.log(scale), rtol=1e-9)
+
 
 class TestKnownValues:
     """

@@ -33,12 +33,17 @@ MASK = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 1]])
         (BaseModelOutput(HIDDEN), {"classifier_pooling": "cls"}, False, "first"),
         (BaseModelOutput(HIDDEN), {"summary_type": "last"}, True, "last"),
         (BaseModelOutputWithPast(HIDDEN), {"summary_type": "cls_index"}, True, "last"),
-        (Seq2SeqModelOutput(HIDDEN, encoder_last_hidden_state=HIDDEN), {}, True, "mean"),
+        (Seq2SeqModelOutput(HIDDEN, encoder_last_hidden_state=HIDDEN), {}, True, "last"),
         (torch.zeros(2, 3), None, False, "mean"),
     ],
 )
 def test_choice(output, config, first_token, pooling):
     assert choose_pooling(output, config and SimpleNamespace(**config), first_token) == pooling
+
+
+def test_what_is_certainly_no_decoder_has_a_first_token():
+    # Its output could hold the keys and values of a decoder.
+    assert choose_pooling(BaseModelOutputWithPast(HIDDEN), None, True, bidirectional=True) == "first"
 
 
 class TestPool:
@@ -69,9 +74,9 @@ class TestPool:
         torch.testing.assert_close(pool(BaseModelOutput(HIDDEN), "mean", MASK), expected)
         torch.testing.assert_close(pool(BaseModelOutput(HIDDEN), "mean"), HIDDEN.mean(1))
 
-    def test_two_stacks_give_the_encoders(self):
-        output = Seq2SeqModelOutput(HIDDEN + 100, encoder_last_hidden_state=HIDDEN)
-        torch.testing.assert_close(pool(output, "mean"), HIDDEN.mean(1))
+    def test_two_stacks_give_the_decoders_last_token(self):
+        output = Seq2SeqModelOutput(HIDDEN, encoder_last_hidden_state=HIDDEN + 100)
+        assert torch.equal(pool(output, "last", MASK), torch.stack([HIDDEN[0, 1], HIDDEN[1, 3]]))
 
     @pytest.mark.parametrize("output", [(HIDDEN[:, 0],), [HIDDEN[:, 0]], HIDDEN[:, 0]])
     def test_vectors_stay(self, output):
@@ -85,8 +90,9 @@ class TestPool:
     def test_a_mask_of_something_else_is_not_used(self, mask):
         torch.testing.assert_close(pool(BaseModelOutput(HIDDEN), "mean", 0 * mask), HIDDEN.mean(1))
 
-    def test_half_precision(self):
-        assert pool(BaseModelOutput(HIDDEN.bfloat16()), "mean", MASK).dtype == torch.bfloat16
+    def test_half_precision_does_not_overflow(self):
+        hidden = torch.full((1, 4000, 2), 40.0, dtype=torch.float16)
+        assert torch.equal(pool(BaseModelOutput(hidden), "mean"), torch.full((1, 2), 40.0))
 
     @pytest.mark.parametrize("output", [None, "text", (), {"logits": HIDDEN}, torch.zeros(3), SimpleNamespace()])
     def test_without_hidden_states(self, output):

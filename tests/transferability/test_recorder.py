@@ -78,6 +78,16 @@ def test_without_a_backbone_the_features_are_what_the_last_layer_sees():
         assert torch.equal(recorder.backbone_output, model.first(IDS.float()).relu())
 
 
+def test_an_adapter_of_the_last_layer_is_no_layer_of_its_own():
+    model = Classifier()
+    with torch.no_grad():
+        features = model.first(IDS.float()).relu()
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["first", "last"]))
+    with torch.no_grad(), ForwardRecorder(adapted) as recorder:
+        adapted(IDS.float())
+        torch.testing.assert_close(recorder.backbone_output, features)
+
+
 @pytest.mark.parametrize(
     "output, logits",
     [
