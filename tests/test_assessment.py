@@ -812,7 +812,13 @@ args = IOMTTrainingArguments(
     per_device_train_batch_size=int(sys.argv[2]), iomt_candidates="adam:lr=0.01; sgdm:lr=0.05", iomt_race_steps=0,
 )
 # Not a multiple of the batches: the last one is filled up with samples that must not count twice.
-trainer = IOMTTrainer(model, args, train_dataset=tiny.Texts(51))
+class Failing(IOMTTrainer):
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if return_outputs and self.args.process_index == 1:
+            raise RuntimeError("only here")
+        return super().compute_loss(model, inputs, return_outputs)
+
+trainer = (Failing if len(sys.argv) > 3 else IOMTTrainer)(model, args, train_dataset=tiny.Texts(51))
 trainer.train()
 found = vars(trainer.transferability)
 print("FOUND", json.dumps([args.process_index, found, trainer.interleaving.selector.settings.transferability]))
@@ -825,17 +831,23 @@ def test_processes_agree_and_find_what_one_finds(tmp_path):
     tiny.bert(labels=5, seed=3).save_pretrained(tmp_path / "source")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
 
-    def run(launcher, batch):
-        command = [sys.executable, *launcher, str(script), str(tmp_path), str(batch)]
-        result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    def run(launcher, batch, *extra):
+        command = [sys.executable, *launcher, str(script), str(tmp_path), str(batch), *extra]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+
+    def found(result):
         assert result.returncode == 0, result.stderr[-3000:]
         return [json.loads(line) for line in re.findall(r"FOUND (.*)", result.stdout)]
 
-    ((_, alone, _),) = run([], 8)
-    ranks = run(["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"], 4)
+    two = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    ((_, alone, _),) = found(run([], 8))
+    ranks = found(run(two, 4))
     assert sorted(rank for rank, _, _ in ranks) == [0, 1]
     assert ranks[0][1:] == ranks[1][1:]
     together = ranks[0][1]
     assert alone["samples"] == together["samples"] == 51 and together["left_out"] == {}
     for part in ("weight", "performance", "log_me", "leep"):
         assert together[part] == pytest.approx(alone[part], rel=1e-5)
+    # A process that goes on alone would leave the other waiting.
+    failed = run(two, 4, "fail")
+    assert failed.returncode != 0 and "RuntimeError: only here" in failed.stderr
