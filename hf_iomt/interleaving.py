@@ -6,8 +6,8 @@ import logging
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -17,13 +17,9 @@ from numpy.typing import NDArray
 from .optim import InterleavedOptimizer, ParameterAverage, Snapshot
 from .race import Race, RacePlan
 from .selection import Choice, CycleRecord, ParameterProjection, Selector, as_dictionaries, score
+from .standing import Standing
 
 logger = logging.getLogger(__name__)
-
-# What counts as clearly worse than the best loss so far: having lost this share of the progress made, or this share of
-# the loss at the start. Batches differ, so nothing less is taken for damage.
-_LOST_PROGRESS = 0.5
-_LOST_START = 0.2
 
 
 @dataclass(frozen=True)
@@ -115,12 +111,9 @@ class Interleaving:
         self._start: Snapshot | None = None
         self._rolled_back = False
         self._switched = False
-        # Losses at the start, at the end of the last accepted cycle, and the best: see `_cycle_loss`.
-        self._initial_loss = self._accepted_loss = self._best_loss = math.inf
-        self._cycle_end_loss = math.inf
-        self._cycle_error = 0.0
+        # Of losses as `_cycle_loss` gives them.
+        self._standing = Standing()
         self._best: Snapshot | None = None
-        self._degraded_cycles = 0
 
     @property
     def racing(self) -> bool:
@@ -135,14 +128,50 @@ class Interleaving:
     def begin(self) -> None:
         """Measure the initial parameters and put the first entrant of the race on the track. Before the first step."""
         if self._plan is not None and self._race_probe is not None:
-            self._race = Race(
-                self._plan, self.optimizer, self._tensors, self._race_probe, self._is_broken, self._scheduler
-            )
-            self._initial_loss = self._race.origin_loss
+            self._race = self._make_race(self._plan)
+            self._standing.initial = self._race.origin_loss
             self._record(Choice(self._race.current.candidate, "race"), seconds=0.0)
         elif self.settings.score == "probe":
-            self._initial_loss = self._accepted_loss = self._probe_loss()
-            self._keep_best(self._initial_loss)
+            self._standing.initial = self._standing.accepted = self._probe_loss()
+            self._keep_best(self._standing.initial)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the rest of the run depends on, between two steps, in plain values and tensors."""
+        return {
+            "records": self.history,
+            "step": self._step,
+            "cycle_steps": self._cycle_steps,
+            # Means over the ranks, because the file is the same for all.
+            "losses": self._read_losses() if self._losses else [],
+            "parameter_state": torch.from_numpy(self._state.copy()),
+            "tail": self._tail.state_dict(),
+            "start": None if self._start is None else list(self._start.values),
+            "best": None if self._best is None else list(self._best.values),
+            "flags": [self._running, self._rolled_back, self._switched],
+            "standing": asdict(self._standing),
+            "race": None if self._race is None else self._race.state_dict(),
+            "selector": self.selector.state_dict(),
+            "last_used": dict(self.optimizer.last_used),
+            "last_learning_rate": self.optimizer.last_learning_rate,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on, instead of `begin`, where `state_dict` was called; model, optimizer and scheduler must be there."""
+        self.records = [CycleRecord(**record) for record in state["records"]]
+        self._step, self._cycle_steps = state["step"], state["cycle_steps"]
+        self._losses = list(torch.tensor(state["losses"], dtype=torch.float64, device=self._tensors[0].device))
+        self._state = state["parameter_state"].numpy()
+        self._tail.load_state_dict(state["tail"])
+        self._start = None if state["start"] is None else Snapshot.load(self._tensors, state["start"])
+        self._best = None if state["best"] is None else Snapshot.load(self._tensors, state["best"])
+        self._running, self._rolled_back, self._switched = state["flags"]
+        self._standing = Standing(**state["standing"])
+        self.selector.load_state_dict(state["selector"])
+        self.optimizer.last_used = dict(state["last_used"])
+        self.optimizer.last_learning_rate = state["last_learning_rate"]
+        race = state["race"]
+        self._plan = None if race is None else RacePlan(**{name: tuple(item) for name, item in race["plan"].items()})
+        self._race = None if self._plan is None else self._make_race(self._plan, race)
 
     def after_backward(self, loss: torch.Tensor) -> None:
         """
@@ -243,9 +272,9 @@ class Interleaving:
             # The one moment of a cycle that waits for the device.
             result = score(self._read_losses(), self.settings.alpha)
         else:
-            result = score([self._accepted_loss, self._cycle_end_loss], self.settings.alpha)
+            result = score([self._standing.accepted, self._standing.cycle_end], self.settings.alpha)
         if not self._rolled_back:
-            self._accepted_loss = self._cycle_end_loss
+            self._standing.accepted = self._standing.cycle_end
         self.records[-1].score = result
         self.selector.observe(self.optimizer.active_index, self._state, result)
 
@@ -267,9 +296,10 @@ class Interleaving:
                 return math.inf
             middle = len(losses) // 2
             start, tail = statistics.fmean(losses[: middle + 1]), losses[middle:]
-            self._initial_loss = start if math.isinf(self._initial_loss) else self._initial_loss
-            self._accepted_loss = start if math.isinf(self._accepted_loss) else self._accepted_loss
-            self._cycle_error = statistics.pstdev(tail) / math.sqrt(len(tail))
+            standing = self._standing
+            standing.initial = start if math.isinf(standing.initial) else standing.initial
+            standing.accepted = start if math.isinf(standing.accepted) else standing.accepted
+            standing.cycle_error = statistics.pstdev(tail) / math.sqrt(len(tail))
             return statistics.fmean(tail)
         last, average = Snapshot(self._tensors), self._tail.snapshot()
         average.restore()
@@ -282,19 +312,18 @@ class Interleaving:
         """Measure the end of a cycle; roll back where it is broken, backtrack where it has been bad for long."""
         if self.settings.score == "losses" and not self.settings.rollback:
             return
-        began = time.perf_counter()
-        loss = self._cycle_end_loss = self._cycle_loss()
+        began, standing = time.perf_counter(), self._standing
+        loss = standing.cycle_end = self._cycle_loss()
         if self.settings.rollback:
-            # The benefit of the doubt, within limits: small batches make the mean of a cycle uncertain.
-            at_best = loss - min(2 * self._cycle_error, _LOST_PROGRESS * abs(self._initial_loss))
-            self._degraded_cycles = self._degraded_cycles + 1 if self._is_broken(at_best, self._best_loss, 0.5) else 0
-            patience = self.settings.patience
-            if self._is_broken(at_best, self._best_loss):
+            at_best, patience = standing.charitable_end, self.settings.patience
+            degraded = standing.is_broken(at_best, standing.best, 0.5)
+            standing.degraded_cycles = standing.degraded_cycles + 1 if degraded else 0
+            if standing.is_broken(at_best, standing.best):
                 self._undo(confirm=self.settings.score != "probe")
-            elif patience and self._degraded_cycles >= patience and self._best is not None:
+            elif patience and standing.degraded_cycles >= patience and self._best is not None:
                 logger.info("No cycle of the last %d came near the best loss: going back to it.", patience)
                 self._roll_back(self._best, {candidate.family for candidate in self.optimizer.candidates})
-                self._accepted_loss, self._degraded_cycles = self._best_loss, 0
+                standing.accepted, standing.degraded_cycles = standing.best, 0
             else:
                 self._keep_best(loss)
         self.records[-1].seconds += time.perf_counter() - began
@@ -311,7 +340,7 @@ class Interleaving:
         if confirm and self._probe is not None:
             end, end_loss = Snapshot(self._tensors), self._probe_loss()
             self._start.restore()
-            if not self._is_broken(end_loss, self._probe_loss()):
+            if not self._standing.is_broken(end_loss, self._probe_loss()):
                 end.restore()
                 return
         self._roll_back(self._start, [self.optimizer.active.family])
@@ -326,20 +355,15 @@ class Interleaving:
         logger.info("Rolled back the cycle of %s.", self.records[-1].candidate)
 
     def _keep_best(self, loss: float) -> None:
-        if loss < self._best_loss:
-            self._best_loss = loss
+        if loss < self._standing.best:
+            self._standing.best = loss
             if self.settings.rollback and self.settings.patience:
                 self._best = Snapshot(self._tensors)
 
-    def _is_broken(self, loss: float, reference: float, margin: float = 1.0) -> bool:
-        """Whether a loss is clearly worse than a reference, see `_LOST_PROGRESS` and `_LOST_START`."""
-        if not math.isfinite(loss):
-            return True
-        if not math.isfinite(self._initial_loss):
-            return False
-        reference = min(reference, self._initial_loss)
-        progress = max(self._initial_loss - reference, 0.0)
-        return loss > reference + margin * max(_LOST_PROGRESS * progress, _LOST_START * abs(self._initial_loss))
+    def _make_race(self, plan: RacePlan, state: Mapping[str, Any] | None = None) -> Race:
+        assert self._race_probe is not None
+        optimizer, is_broken = self.optimizer, self._standing.is_broken
+        return Race(plan, optimizer, self._tensors, self._race_probe, is_broken, self._scheduler, state)
 
     def _after_race_step(self, race: Race) -> None:
         began = time.perf_counter()
@@ -361,8 +385,8 @@ class Interleaving:
         finalists = race.finalists
         race.settle()
         if self.settings.score == "probe":
-            self._accepted_loss = self._probe_loss()
-            self._keep_best(self._accepted_loss)
+            self._standing.accepted = self._probe_loss()
+            self._keep_best(self._standing.accepted)
         if finalists:
             self.selector.restrict([branch.candidate for branch in finalists])
         for branch in finalists:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,6 +136,7 @@ class Race:
         is_broken (`Callable[[float, float], bool]`): Whether a probe loss is clearly worse than the origin's.
         scheduler (`LRScheduler`, *optional*): A scheduler that goes on stepping meanwhile. It is put back to where it
             was when the race ends: the race must not use up the largest learning rates of the schedule.
+        state (`Mapping[str, Any]`, *optional*): What `state_dict` returned, to go on with a race that was on.
     """
 
     def __init__(
@@ -146,6 +147,7 @@ class Race:
         probe: Callable[[], NDArray[np.float64]],
         is_broken: Callable[[float, float], bool],
         scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+        state: Mapping[str, Any] | None = None,
     ) -> None:
         self.plan = plan
         self._optimizer = optimizer
@@ -153,18 +155,25 @@ class Race:
         self._probe = probe
         self._is_broken = is_broken
         self._scheduler = scheduler
+        self._average = ParameterAverage(tensors)
+        optimizer.ignore_schedule = True
+        if state is not None:
+            self._load_state_dict(state)
+            return
         self._schedule = copy.deepcopy(scheduler.state_dict()) if scheduler is not None else {}
         self._multipliers = [group["lr"] for group in optimizer.param_groups]
-        self._average = ParameterAverage(tensors)
         self._origin = Snapshot(tensors)
         self._origin_losses = probe()
-        self.origin_loss = float(self._origin_losses.mean())
         self.branches = [Branch(candidate, self._origin) for candidate in plan.entrants]
         self._field = list(self.branches)
         self._rung = 0
         self._position = 0
-        optimizer.ignore_schedule = True
         self._enter(self._field[0])
+
+    @property
+    def origin_loss(self) -> float:
+        """Mean loss of the probe at the origin."""
+        return float(self._origin_losses.mean())
 
     @property
     def current(self) -> Branch:
@@ -180,6 +189,45 @@ class Race:
     def finalists(self) -> list[Branch]:
         """The best entrants, the best first: those that finished the rungs so far and did no damage."""
         return self._promote(FINALISTS)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the race stands, in plain values and tensors. The model and its optimizer hold the rest."""
+        branches = []
+        for branch in self.branches:
+            values = vars(branch).copy()
+            values["snapshot"] = None if branch.snapshot is self._origin else list(branch.snapshot.values)
+            branches.append(values)
+        return {
+            "plan": {name: list(value) for name, value in vars(self.plan).items()},
+            "schedule": self._schedule,
+            "multipliers": self._multipliers,
+            "average": self._average.state_dict(),
+            "origin": list(self._origin.values),
+            "origin_losses": torch.from_numpy(self._origin_losses.copy()),
+            "branches": branches,
+            "field": [next(i for i, item in enumerate(self.branches) if item is branch) for branch in self._field],
+            "rung": self._rung,
+            "position": self._position,
+        }
+
+    def _load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._schedule, self._multipliers = state["schedule"], list(state["multipliers"])
+        self._average.load_state_dict(state["average"])
+        self._origin = Snapshot.load(self._tensors, state["origin"])
+        self._origin_losses = state["origin_losses"].numpy()
+        self.branches = [
+            Branch(
+                **{
+                    **values,
+                    "snapshot": self._origin
+                    if values["snapshot"] is None
+                    else Snapshot.load(self._tensors, values["snapshot"]),
+                }
+            )
+            for values in state["branches"]
+        ]
+        self._field = [self.branches[index] for index in state["field"]]
+        self._rung, self._position = state["rung"], state["position"]
 
     def after_step(self) -> Branch | None:
         """

@@ -16,9 +16,11 @@ from transformers import Trainer
 
 from .assessment import Assessment
 from .callbacks import InterleavingCallback
+from .candidate_list import check_trainable, resolve_candidates
+from .checkpoint import describe, find_checkpoint, load_state, save_state
 from .interleaving import Interleaving
 from .json_files import write_json
-from .optim import PRESETS, Candidate, InterleavedOptimizer, parse_candidates, trainable_tensors
+from .optim import InterleavedOptimizer, trainable_tensors
 from .probe import Probe
 from .race import RacePlan, plan_race
 from .selection import (
@@ -64,7 +66,7 @@ class IOMTTrainerMixin(_Base):
     - `create_scheduler` leaves the steps of the race out, and the schedule begins after the race;
     - `training_step` hands the loss of each step to [`Interleaving`], which chooses the candidate that steps next;
     - `prediction_step` shows each batch to the assessment of transferability, while there is one;
-    - checkpoints hold what the assessment found, so that a resumed run does not repeat it;
+    - checkpoints hold the state of the loop and what the assessment found, and `train` resumes from whole ones only;
     - `log` adds the decisions, and reports the learning rate that was really used;
     - a callback judges a cycle at its end.
 
@@ -103,6 +105,7 @@ class IOMTTrainerMixin(_Base):
         self.interleaving: Interleaving | None = None
         self.transferability: Transferability | None = None
         self._assessment: Assessment | None = None
+        self._restored: dict[str, Any] | None = None
         self._step_loss: torch.Tensor | None = None
         self._race_plan: RacePlan | None = None
         self.add_callback(InterleavingCallback(self))
@@ -119,6 +122,11 @@ class IOMTTrainerMixin(_Base):
         assert isinstance(optimizer, InterleavedOptimizer)
         return optimizer
 
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Train as Trainer does; of the checkpoints that a kill left behind only whole ones are resumed."""
+        self._restored = None
+        return super().train(find_checkpoint(resume_from_checkpoint, str(self.args.output_dir)), *args, **kwargs)
+
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """
         Build the [`~optim.InterleavedOptimizer`] over the trainable parameters.
@@ -128,7 +136,7 @@ class IOMTTrainerMixin(_Base):
         """
         if self.optimizer is None:
             target = cast(nn.Module, self.model if model is None else model)
-            _check_trainable(target)
+            check_trainable(target)
             find = find_family(self.args, target)
             self.optimizer_cls_and_kwargs = (
                 InterleavedOptimizer,
@@ -213,15 +221,14 @@ class IOMTTrainerMixin(_Base):
         """Set up the loop of Algorithm 1 for the run that begins; the callback calls it."""
         args, optimizer, max_steps = self.args, self.interleaved_optimizer, self.state.max_steps
         alone = len(optimizer.candidates) == 1
-        resumed = self.state.global_step > 0
-        if resumed and self._race_plan is not None and self.state.global_step < self._race_plan.total_steps:
-            raise ValueError(
-                f"The checkpoint was written at step {self.state.global_step}, during the race, which takes the first "
-                f"{self._race_plan.total_steps} steps: it holds one of the entrants. Resume from a later checkpoint, "
-                "or start again."
-            )
-        race = None if resumed else self._race_plan
-        left = max_steps - self.state.global_step - (race.total_steps if race is not None else 0)
+        restored, self._restored = self._restored, None
+        if self.state.global_step > 0 and restored is None:
+            logger.warning("The checkpoint holds weights only: the selection starts afresh, without a race.")
+        fresh = self.state.global_step == 0
+        race = self._race_plan if fresh or (restored is not None and restored["race"] is not None) else None
+        # A resumed run keeps the plan of the whole; one of weights alone plans for what is left.
+        raced = self._race_plan.total_steps if self._race_plan is not None else 0
+        left = max_steps - (raced if fresh or restored is not None else self.state.global_step)
         switch_steps, initial_cycles = self._cycle_plan(left)
         logger.info(
             "Interleaving %d candidates over %d steps: a race of %d steps, then cycles of %d, the first %d drawn.",
@@ -257,7 +264,10 @@ class IOMTTrainerMixin(_Base):
             first_step=self.state.global_step + 1,
         )
         self._step_loss = None
-        self.interleaving.begin()
+        if restored is None:
+            self.interleaving.begin()
+        else:
+            self.interleaving.load_state_dict(restored)
 
     def save_history(self) -> None:
         """Write `iomt_history.json` into the output folder."""
@@ -288,11 +298,21 @@ class IOMTTrainerMixin(_Base):
         if self.transferability is not None and self.args.should_save:
             write_json(asdict(self.transferability), os.path.join(folder, TRANSFERABILITY_NAME))
 
+    def _description(self) -> dict[str, dict[str, str]]:
+        return describe(self.interleaved_optimizer.candidates, cast(nn.Module, self.model))
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         self._save_transferability(output_dir)
+        if self.interleaving is not None:
+            # Ranks take part in it.
+            state = self.interleaving.state_dict()
+            if self.args.should_save:
+                save_state(state, self._description(), output_dir)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            self._restored = load_state(checkpoint, self._description())
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             self.transferability = Transferability.read(os.path.join(checkpoint, TRANSFERABILITY_NAME))
@@ -341,37 +361,3 @@ class IOMTTrainer(IOMTTrainerMixin, Trainer):
 
 
 IOMTTrainer.__signature__ = inspect.signature(Trainer)  # type: ignore[attr-defined]
-
-
-def resolve_candidates(text: str, model: nn.Module, find: Any) -> list[Candidate]:
-    """
-    Expand the name of a preset, or `auto`, to candidates.
-
-    `auto` is `lora` where adapters of PEFT train, `head` where less than a tenth of the parameters trains, else
-    `full`.
-    """
-    if text == "auto":
-        trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-        numbers = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
-        total = sum(parameter.numel() for parameter in model.parameters())
-        if any("lora_" in name for name in trainable):
-            text = "lora"
-        else:
-            text = "head" if sum(numbers) < 0.1 * total else "full"
-        logger.info("iomt_candidates='auto' stands for the preset %r.", text)
-    return parse_candidates(PRESETS.get(text, text), find)
-
-
-def _check_trainable(model: nn.Module) -> None:
-    trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    if not trainable:
-        raise ValueError(
-            "The model has no trainable parameter: every parameter has `requires_grad=False`. "
-            "Unfreeze some, or add an adapter with `peft.get_peft_model`."
-        )
-    half = [name for name, parameter in trainable if parameter.dtype == torch.float16]
-    if half:
-        raise ValueError(
-            f"{len(half)} trainable parameters are float16, for example {half[0]!r}: they cannot be trained. "
-            "Load the model in float32 or bfloat16; for mixed precision set `fp16=True`, which keeps float32 weights."
-        )

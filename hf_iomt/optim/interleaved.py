@@ -42,6 +42,7 @@ class InterleavedOptimizer(torch.optim.Optimizer):
     Attributes:
         ignore_schedule (`bool`): While true, schedulers have no effect: the groups' initial multipliers hold.
         last_learning_rate (`float`): Learning rate that the last step used in the first parameter group.
+        last_used (`dict[str, int]`): By family, the index of its candidate that made the family's last step.
 
     Raises:
         ValueError: The candidate list is empty or unreadable, or `idle_state` is unknown.
@@ -74,7 +75,7 @@ class InterleavedOptimizer(torch.optim.Optimizer):
         self._families = {candidate.family: find_family(candidate.family) for candidate in self.candidates}
         self._fallbacks = {name: self._find_fallbacks(family) for name, family in self._families.items()}
         self._inner: dict[str, torch.optim.Optimizer] = {}
-        self._last_used: dict[str, Candidate] = {}
+        self.last_used: dict[str, int] = {}
         self._active = 0
         super().__init__(params, {"lr": 1.0, "weight_decay": 0.0, "decay": True, "candidate": self.active.name})
 
@@ -101,8 +102,8 @@ class InterleavedOptimizer(torch.optim.Optimizer):
         self._active = index
         for group in self.param_groups:
             group["candidate"] = self.active.name
-        last = self._last_used.get(family)
-        if last is not None and self._switches(last) != self._switches(self.active):
+        last = self.last_used.get(family)
+        if last is not None and self._switches(self.candidates[last]) != self._switches(self.active):
             # RMSprop with momentum, say, needs a slot that RMSprop without it has not made.
             self.reset_family(family)
         if previous == family:
@@ -131,15 +132,15 @@ class InterleavedOptimizer(torch.optim.Optimizer):
         Copy a family's state.
 
         Returns:
-            `dict` with `"state"` (slots by parameter) and `"groups"` (entries of the inner groups without the
-            parameters), or `None` where the family has not been used.
+            `dict` with `"state"` (slots by the parameter's number, as in `state_dict`) and `"groups"` (entries of the
+            inner groups without the parameters), or `None` where the family has not been used.
         """
         inner = self._inner.get(family)
         if inner is None:
             return None
-        # Parameters are keys here, and deepcopy would copy them.
+        numbers = {parameter: number for number, parameter in enumerate(self._parameters())}
         return {
-            "state": {parameter: _clone(slots) for parameter, slots in inner.state.items()},
+            "state": {numbers[parameter]: _clone(slots) for parameter, slots in inner.state.items()},
             "groups": [
                 _clone({key: value for key, value in group.items() if key != "params"}) for group in inner.param_groups
             ],
@@ -151,14 +152,16 @@ class InterleavedOptimizer(torch.optim.Optimizer):
         if state is None:
             return
         inner = self._family_optimizer(family)
-        inner.state = defaultdict(dict, {parameter: _clone(slots) for parameter, slots in state["state"].items()})
+        parameters = self._parameters()
+        slots = {parameters[number]: _clone(item) for number, item in state["state"].items()}
+        inner.state = defaultdict(dict, slots)
         for group, saved in zip(inner.param_groups, state["groups"], strict=True):
             group.update(_clone(saved))
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Make one step with the active candidate."""
         self.last_learning_rate = self.learning_rate
-        self._last_used[self.active.family] = self.active
+        self.last_used[self.active.family] = self._active
         return self._family_optimizer(self.active.family, synchronise=True).step(closure)
 
     def train(self) -> None:
@@ -229,7 +232,7 @@ class InterleavedOptimizer(torch.optim.Optimizer):
         super().load_state_dict({"state": {}, "param_groups": outer})
         self._active = names.index(groups[0]["candidate"])
         self._inner.clear()
-        self._last_used = {self.active.family: self.active}
+        self.last_used = {self.active.family: self._active}
         for family in self._families:
             if family in saved:
                 # The family's own class knows how to cast its slots (a step counter stays where it is, say).
@@ -244,7 +247,7 @@ class InterleavedOptimizer(torch.optim.Optimizer):
             "_families",
             "_fallbacks",
             "_inner",
-            "_last_used",
+            "last_used",
             "_active",
         )
         return {
@@ -280,6 +283,10 @@ class InterleavedOptimizer(torch.optim.Optimizer):
                     decay = own.get("weight_decay", outer["weight_decay"])
                     group["weight_decay"] = decay if outer["decay"] else 0.0
         return inner
+
+    def _parameters(self) -> list[torch.Tensor]:
+        """All parameters, in the order of their numbers."""
+        return [parameter for group in self.param_groups for parameter in group["params"]]
 
     def _switches(self, candidate: Candidate) -> dict[str, bool]:
         """Which of a candidate's hyperparameters are on at all."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -33,6 +34,11 @@ class Snapshot:
     def __init__(self, tensors: Sequence[torch.Tensor], values: Sequence[torch.Tensor] | None = None) -> None:
         self._tensors = tensors
         self.values = [tensor.detach().clone() for tensor in tensors] if values is None else list(values)
+
+    @classmethod
+    def load(cls, tensors: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> Snapshot:
+        """A snapshot with values that were saved, on the devices of the tensors."""
+        return cls(tensors, [value.to(tensor.device) for tensor, value in zip(tensors, values, strict=True)])
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -75,6 +81,17 @@ class ParameterAverage:
     def reset(self) -> None:
         """Forget what was added."""
         self._sums, self.count = [], 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was added so far."""
+        return {"sums": list(self._sums), "count": self.count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state_dict` returned, on the devices of the tensors."""
+        self.count = state["count"]
+        # Copied, because they are added to in place.
+        tensors = self._tensors if self.count else []
+        self._sums = [total.to(item.device, copy=True) for total, item in zip(state["sums"], tensors, strict=True)]
 
     def snapshot(self) -> Snapshot:
         """

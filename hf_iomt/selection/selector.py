@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from .acquisition import gain, variance_weight
@@ -165,6 +166,34 @@ class Selector:
             queries = np.array([self._inputs(self.contenders[i], features[-1]) for i in columns])
             mean[columns], std[columns] = surrogate.predict(queries)
         return centre + spread * mean, spread * std
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that later choices depend on, in plain values and tensors."""
+        return {
+            "contenders": list(self.contenders),
+            "generator": self._generator.bit_generator.state,
+            "weights": dict(self._sampling.weights),
+            "surrogates": {family: surrogate.state_dict() for family, surrogate in self._surrogates.items()},
+            "observations": [
+                {"candidate": item.candidate, "state": torch.from_numpy(item.state.copy()), "score": float(item.score)}
+                for item in self._window
+            ],
+            "observed": dict(self._observed),
+            "cycles": self._cycles,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state_dict` returned."""
+        self.contenders = list(state["contenders"])
+        self._generator.bit_generator.state = state["generator"]
+        self._sampling.weights = dict(state["weights"])
+        for family, surrogate in self._surrogates.items():
+            surrogate.load_state_dict(state["surrogates"][family])
+        self._window.clear()
+        for item in state["observations"]:
+            self._window.append(_Observation(item["candidate"], item["state"].numpy(), item["score"]))
+        self._observed = dict(state["observed"])
+        self._cycles = state["cycles"]
 
     def _advantages(self) -> Array:
         """Head start of the first candidate of the list, where it is among the contenders, in units of the score."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 import functools
 import math
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel
@@ -59,7 +62,7 @@ class Surrogate:
             return
         observed = len(targets) if observed is None else observed
         if self._kernel is None or np.size(self._kernel.k1.k2.length_scale) != inputs.shape[1]:
-            self._kernel = _prior_kernel(inputs.shape[1])
+            self._kernel = _prior_kernel(np.ones(inputs.shape[1]))
         refit = observed >= self._next_refit
         if refit:
             self._next_refit = math.ceil(observed * _REFIT_GROWTH)
@@ -100,7 +103,34 @@ class Surrogate:
         noise = self._regressor.kernel_.k2.noise_level
         return mean, np.sqrt(np.maximum(std**2 - noise, 0.0))
 
+    def state_dict(self) -> dict[str, Any]:
+        """What the next fit starts from, in plain values and tensors."""
+        kernel = self._kernel
+        if kernel is None:
+            return {"next_refit": self._next_refit, "kernel": None}
+        # A single length scale turns from an array to a number when it is fitted.
+        length_scale = kernel.k1.k2.length_scale
+        return {
+            "next_refit": self._next_refit,
+            "kernel": {
+                "signal": float(kernel.k1.k1.constant_value),
+                "length_scale": torch.tensor(length_scale, dtype=torch.float64),
+                "noise": float(kernel.k2.noise_level),
+            },
+        }
 
-def _prior_kernel(dimensions: int) -> Kernel:
-    signal = ConstantKernel(1.0, (0.05, 20.0)) * Matern(np.ones(dimensions), (0.1, 20.0), nu=2.5)
-    return signal + WhiteKernel(0.3, (1e-3, 5.0))
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state_dict` returned."""
+        self._next_refit, self._regressor, self._kernel = state["next_refit"], None, None
+        if state["kernel"] is not None:
+            length_scale = state["kernel"]["length_scale"].numpy()
+            self._kernel = _prior_kernel(
+                length_scale if length_scale.ndim else float(length_scale),
+                state["kernel"]["signal"],
+                state["kernel"]["noise"],
+            )
+
+
+def _prior_kernel(length_scale: Array | float, signal: float = 1.0, noise: float = 0.3) -> Kernel:
+    covariance = ConstantKernel(signal, (0.05, 20.0)) * Matern(length_scale, (0.1, 20.0), nu=2.5)
+    return covariance + WhiteKernel(noise, (1e-3, 5.0))

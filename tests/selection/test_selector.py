@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import scipy.optimize
+import torch
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 
@@ -417,3 +418,46 @@ class TestAdvantage:
     def test_it_belongs_to_the_first_of_the_list_and_not_of_the_contenders(self):
         assert self.choice(100.0, contenders=[1, 0]).candidate == 0
         assert self.choice(100.0, contenders=[1]).candidate == 1
+
+
+class TestState:
+    """A selector that was put back goes on as the one that was saved, to the last bit."""
+
+    def go_on(self, selector, cycles, seed):
+        """Choices and their predictions, with scores that depend on the choice."""
+        generator = np.random.default_rng(seed)
+        state, found = generator.standard_normal(12), []
+        for _ in range(cycles):
+            choice = selector.choose(state)
+            found.append(choice)
+            selector.observe(choice.candidate, state, math.sin(choice.candidate + state[0]))
+            state = state + 0.1 * generator.standard_normal(12)
+        return found
+
+    @pytest.mark.parametrize("selection", ["surrogate", "random", "cyclical"])
+    @pytest.mark.parametrize("cycles", [0, 1, 3, 7, 25, 40])
+    def test_it_goes_on_where_it_was(self, tmp_path, cycles, selection):
+        settings = {"initial_cycles": 3, "selection": selection, "surrogate_window": 16}
+        saved = make_selector(**settings)
+        self.go_on(saved, cycles, seed=0)
+        saved.restrict([0, 2, 3, 4, 6])
+        torch.save(saved.state_dict(), tmp_path / "state.pt")
+        restored = make_selector(seed=99, **settings)
+        restored.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+        assert self.go_on(restored, 20, seed=1) == self.go_on(saved, 20, seed=1)
+
+    def test_the_state_is_a_copy(self):
+        selector = make_selector(initial_cycles=2)
+        self.go_on(selector, 5, seed=0)
+        before = torch_to_lists(selector.state_dict())
+        state = selector.state_dict()
+        self.go_on(selector, 5, seed=1)
+        assert torch_to_lists(state) == before != torch_to_lists(selector.state_dict())
+
+
+def torch_to_lists(value):
+    if isinstance(value, dict):
+        return {key: torch_to_lists(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [torch_to_lists(item) for item in value]
+    return value.tolist() if isinstance(value, torch.Tensor) else value
