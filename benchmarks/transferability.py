@@ -93,7 +93,10 @@ def measure(data: str, name: str, path: Path, command: str) -> dict[str, Any]:
             trainer.evaluation_loop(trainer.get_test_dataloader(train), "Forward", prediction_loss_only=True)
 
         # The first pass finds caches cold.
-        trained = _features(trainer, train)
+        if name == _LANGUAGE_MODEL:
+            forward()
+        else:
+            trained = _features(trainer, train)
         timed = {"forward": _timed(forward)}
         found: list[Any] = []
         timed["assessment"] = _timed(lambda: found.append(trainer.assess_transferability(_SAMPLES[kind])))

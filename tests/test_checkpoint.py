@@ -7,8 +7,11 @@ import logging
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -294,3 +297,40 @@ class TestWholeCheckpoints:
     @pytest.mark.parametrize("asked", [None, False, "somewhere/else"])
     def test_others_are_trainers_business(self, tmp_path, asked):
         assert find_checkpoint(asked, str(tmp_path)) == asked
+
+
+PROCESS = """
+import json, sys, torch, tiny
+from hf_iomt import IOMTTrainer, IOMTTrainingArguments
+
+torch.set_num_threads(1)
+args = IOMTTrainingArguments(
+    output_dir=sys.argv[1], use_cpu=True, report_to="none", disable_tqdm=True, save_steps=1, max_steps=40,
+    per_device_train_batch_size=4, iomt_candidates="adam:lr=0.01; sgdm:lr=0.05; adagrad:lr=0.02", iomt_switch_steps=4,
+)
+trainer = IOMTTrainer(tiny.bert(), args, train_dataset=tiny.Texts(90))
+trainer.train(resume_from_checkpoint=f"{sys.argv[1]}/checkpoint-{sys.argv[2]}" if sys.argv[2] != "0" else None)
+history = [{**record, "seconds": 0} for record in trainer.iomt_history]
+values = {name: item.tolist() for name, item in tiny.values(trainer.model).items()}
+print("FOUND", json.dumps([history, values]))
+"""
+
+
+def test_two_processes_resume_exactly(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(PROCESS)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+
+    def run(step):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+        result = subprocess.run(
+            [*command, str(tmp_path / "run"), str(step)], capture_output=True, text=True, env=environment, timeout=300
+        )
+        assert result.returncode == 0, result.stderr[-3000:]
+        first, second = (json.loads(line) for line in re.findall(r"FOUND (.*)", result.stdout))
+        assert first == second
+        return first
+
+    whole = run(0)
+    # In the race, and within a cycle, whose losses so far differ between the processes.
+    assert run(2) == whole and run(14) == whole
