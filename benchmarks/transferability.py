@@ -52,19 +52,22 @@ _WHOLE = ("ViT-Tiny", "MobileNetV2", "ResNet-18, 3 stages", "MiniLM", "LLaMA 260
 _LANGUAGE_MODEL = "LLaMA 260K as language model"
 _SAMPLES = {"images": 1000, "texts": 2000}
 _TEST_SAMPLES = 1000
-_HEAD_STEPS, _HEAD_BATCH = 400, 64
+# Enough to converge, whatever the scale of the features.
+_HEAD_STEPS, _HEAD_BATCH = 5000, 64
 
 
-def jobs() -> list[tuple[str, str]]:
-    """All pairs of data set and model."""
-    return [
+def jobs() -> list[tuple[str, str, str]]:
+    """What to measure, on which data, of which model."""
+    pairs = [
         *((data, model) for model in _IMAGE_MODELS for data in _IMAGES),
         *((data, model) for model in (*_TEXT_MODELS, _LANGUAGE_MODEL) for data in _TEXTS),
     ]
+    heads = [("head", data, model) for data, model in pairs if model != _LANGUAGE_MODEL]
+    return [*(("assessment", data, model) for data, model in pairs), *heads]
 
 
-def measure(data: str, name: str, path: Path, command: str) -> dict[str, Any]:
-    """Assess one model on one data set, tune its head, and write the result."""
+def measure(part: str, data: str, name: str, path: Path, command: str) -> dict[str, Any]:
+    """Assess one model on one data set, or tune its head, and write the result."""
     import torch
     from transformers import DefaultDataCollator, set_seed
 
@@ -92,28 +95,22 @@ def measure(data: str, name: str, path: Path, command: str) -> dict[str, Any]:
         def forward() -> None:
             trainer.evaluation_loop(trainer.get_test_dataloader(train), "Forward", prediction_loss_only=True)
 
-        # The first pass finds caches cold.
-        if name == _LANGUAGE_MODEL:
-            forward()
-        else:
-            trained = _features(trainer, train)
-        timed = {"forward": _timed(forward)}
-        found: list[Any] = []
-        timed["assessment"] = _timed(lambda: found.append(trainer.assess_transferability(_SAMPLES[kind])))
-        accuracy = None
-        if name != _LANGUAGE_MODEL:
+        result: dict[str, Any] = {"data": data, "model": name, "seed": 0}
+        if part == "head":
             tested = _features(trainer, take_samples(test, _TEST_SAMPLES, seed=0))
-            accuracy = _tune_head(trained, tested, shared)
-    result = {
-        "data": data,
-        "model": name,
-        "transferability": vars(found[0]),
-        "seconds": {part: wall for part, (wall, _) in timed.items()},
-        "processor_seconds": {part: processor for part, (_, processor) in timed.items()},
-        "head_accuracy": accuracy,
-        "seed": 0,
-        **provenance(command),
-    }
+            result |= {"accuracy": _tune_head(_features(trainer, train), tested, shared), "steps": _HEAD_STEPS}
+        else:
+            # The first pass finds caches cold.
+            forward()
+            timed = {"forward": _timed(forward)}
+            found: list[Any] = []
+            timed["assessment"] = _timed(lambda: found.append(trainer.assess_transferability(_SAMPLES[kind])))
+            result |= {
+                "transferability": vars(found[0]),
+                "seconds": {part: wall for part, (wall, _) in timed.items()},
+                "processor_seconds": {part: processor for part, (_, processor) in timed.items()},
+            }
+    result |= provenance(command)
     write_json(result, path)
     return result
 
@@ -283,7 +280,7 @@ def table(results: list[dict[str, Any]]) -> str:
         found = result["transferability"]
         numbers = [found[part] for part in ("performance", "log_me", "leep", "h_score", "weight")]
         cells = ["–" if number is None else f"{number:.3f}" for number in numbers]
-        accuracy = "–" if result["head_accuracy"] is None else f"{100 * result['head_accuracy']:.1f}"
+        accuracy = "–" if result["accuracy"] is None else f"{100 * result['accuracy']:.1f}"
         lines.append(
             f"| {result['data']} | {result['model']} | {found['samples']:,} | {' | '.join(cells)} "
             f"| {found['seconds']:.1f} | {result['seconds']['forward']:.1f} | {accuracy} |"
@@ -298,7 +295,7 @@ def table(results: list[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for data in (*_IMAGES, *_TEXTS):
-        rows = [item for item in results if item["data"] == data and item["head_accuracy"] is not None]
+        rows = [item for item in results if item["data"] == data and item["accuracy"] is not None]
         cells = [_correlation(rows, part) for part in ("log_me", "h_score", "leep", "weight")]
         cells.append(_correlation([item for item in rows if item["model"] in _WHOLE], "log_me"))
         lines.append(f"| {data} | {len(rows)} | {' | '.join(cells)} |")
@@ -311,9 +308,7 @@ def _correlation(rows: list[dict[str, Any]], part: str) -> str:
     from scipy.stats import spearmanr
 
     pairs = [
-        (item["transferability"][part], item["head_accuracy"])
-        for item in rows
-        if item["transferability"][part] is not None
+        (item["transferability"][part], item["accuracy"]) for item in rows if item["transferability"][part] is not None
     ]
     if len(pairs) < 3:
         return "–"
@@ -326,17 +321,42 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.lines import Line2D
 
-    figure, panels = plt.subplots(2, 4, figsize=(12, 6), layout="constrained")
+    # The colour-blind-safe palette of Okabe and Ito; models that were cut are hollow.
+    colours = ("#0072B2", "#0072B2", "#D55E00", "#009E73", "#009E73", "#CC79A7", "#CC79A7", "#CC79A7", "#000000")
+    markers = ("o", "s", "^", "D", "v", "P", "X", "*", "h")
+    names = (*_IMAGE_MODELS, *_TEXT_MODELS)
+    styles = dict(zip(names, zip(colours, markers, strict=True), strict=True))
+    figure, panels = plt.subplots(2, 4, figsize=(13, 6), layout="constrained")
     for data, panel in zip((*_IMAGES, *_TEXTS), panels.flat, strict=True):
-        rows = [item for item in results if item["data"] == data and item["head_accuracy"] is not None]
+        rows = [item for item in results if item["data"] == data and item["accuracy"] is not None]
         for item in rows:
-            x, y = item["transferability"]["log_me"], 100 * item["head_accuracy"]
-            panel.plot(x, y, "o", color="#0072B2")
-            panel.annotate(item["model"], (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
-        panel.set_title(f"{data}, rank correlation {_correlation(rows, 'log_me')}", fontsize=9)
-        panel.margins(x=0.35, y=0.15)
+            colour, marker = styles[item["model"]]
+            face = colour if item["model"] in _WHOLE else "none"
+            x, y = item["transferability"]["log_me"], 100 * item["accuracy"]
+            panel.plot(x, y, marker, color=colour, markerfacecolor=face, markersize=9)
+        values = [item["transferability"]["log_me"] for item in rows]
+        # Equal up to rounding, as on wnli, is to look equal.
+        width = max(max(values) - min(values), 0.02) if values else 1.0
+        centre = (max(values) + min(values)) / 2 if values else 0.0
+        panel.set_xlim(centre - 0.7 * width, centre + 0.7 * width)
+        panel.set_title(f"{data}, rank correlation {_correlation(rows, 'log_me')}", fontsize=10)
+        panel.margins(y=0.15)
         panel.grid(alpha=0.3)
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=colour,
+            marker=marker,
+            linestyle="",
+            label=name,
+            fillstyle="full" if name in _WHOLE else "none",
+        )
+        for name, (colour, marker) in styles.items()
+    ]
+    figure.legend(handles=handles, loc="outside right center", fontsize=9)
     figure.supxlabel("LogME before tuning")
     figure.supylabel("test accuracy of the tuned head, %")
     figure.savefig(path, dpi=150)
@@ -353,10 +373,10 @@ def main(argv: list[str] | None = None) -> None:
     command = "python -m benchmarks.transferability " + " ".join(sys.argv[1:] if argv is None else argv)
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     pending = []
-    for data, name in jobs():
-        path = arguments.results / data / f"{name.replace(', ', '_').replace(' ', '_')}.json"
+    for part, data, name in jobs():
+        path = arguments.results / part / data / f"{name.replace(', ', '_').replace(' ', '_')}.json"
         if data in arguments.data and not path.exists():
-            pending.append((data, name, path, command))
+            pending.append((part, data, name, path, command))
     # One process per run: a run cannot see what an earlier one left behind.
     with concurrent.futures.ProcessPoolExecutor(
         arguments.jobs, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1
@@ -364,8 +384,12 @@ def main(argv: list[str] | None = None) -> None:
         futures = [pool.submit(measure, *job) for job in pending]
         for count, future in enumerate(concurrent.futures.as_completed(futures), 1):
             result = future.result()
-            print(f"[{count}/{len(pending)}] {result['data']}, {result['model']}: {result['seconds']}", flush=True)
-    results = [json.loads(path.read_text()) for path in sorted(arguments.results.glob("*/*.json"))]
+            print(f"[{count}/{len(pending)}] {result['data']}, {result['model']}", flush=True)
+    results = []
+    for path in sorted(arguments.results.glob("assessment/*/*.json")):
+        head = arguments.results / "head" / path.relative_to(arguments.results / "assessment")
+        accuracy = json.loads(head.read_text())["accuracy"] if head.exists() else None
+        results.append({**json.loads(path.read_text()), "accuracy": accuracy})
     if results:
         (arguments.results / "transferability.md").write_text(table(results))
         draw(results, arguments.results / "transferability.png")

@@ -57,8 +57,8 @@ def leep(source_probabilities: SourceProbabilities, labels: ArrayLike) -> float:
         if isinstance(block, np.ndarray):
             likelihood += (block * conditional[codes]).sum(axis=1)
         else:
-            rows, columns_ = block.nonzero()
-            terms = np.asarray(block[rows, columns_] * conditional.tocsr()[codes[rows], columns_]).ravel()
+            rows, places = block.nonzero()
+            terms = np.asarray(block[rows, places] * conditional.tocsr()[codes[rows], places]).ravel()
             likelihood += np.bincount(rows, weights=terms, minlength=samples)
         mass += block.sum(axis=1)
     if not np.allclose(mass, 1, atol=_TOLERANCE):
