@@ -7,7 +7,6 @@ import logging
 import multiprocessing
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -196,17 +195,19 @@ def test_killed_at_random(tmp_path, settings):
     assert ("save", True) in found
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run of 40 steps with two checkpoints."""
+    folder = tmp_path_factory.mktemp("run")
+    make(folder, save_steps=20).train()
+    return folder
+
+
 class TestWhatDiffers:
     def resume(self, path, step=20, **settings):
         trainer = make(path, **settings)
         trainer.train(resume_from_checkpoint=str(path / f"checkpoint-{step}"))
         return trainer
-
-    @pytest.fixture(scope="class")
-    def folder(self, tmp_path_factory):
-        folder = tmp_path_factory.mktemp("run")
-        make(folder, save_steps=20).train()
-        return folder
 
     def copy(self, folder, tmp_path):
         shutil.copytree(folder, tmp_path / "copy")
@@ -312,7 +313,9 @@ trainer = IOMTTrainer(tiny.bert(), args, train_dataset=tiny.Texts(90))
 trainer.train(resume_from_checkpoint=f"{sys.argv[1]}/checkpoint-{sys.argv[2]}" if sys.argv[2] != "0" else None)
 history = [{**record, "seconds": 0} for record in trainer.iomt_history]
 values = {name: item.tolist() for name, item in tiny.values(trainer.model).items()}
-print("FOUND", json.dumps([history, values]))
+# Lines that two processes print may run into each other.
+with open(f"{sys.argv[1]}/found{args.process_index}.json", "w") as file:
+    json.dump([history, values], file)
 """
 
 
@@ -327,7 +330,7 @@ def test_two_processes_resume_exactly(tmp_path):
             [*command, str(tmp_path / "run"), str(step)], capture_output=True, text=True, env=environment, timeout=300
         )
         assert result.returncode == 0, result.stderr[-3000:]
-        first, second = (json.loads(line) for line in re.findall(r"FOUND (.*)", result.stdout))
+        first, second = (json.loads((tmp_path / "run" / f"found{rank}.json").read_text()) for rank in (0, 1))
         assert first == second
         return first
 

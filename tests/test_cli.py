@@ -139,7 +139,7 @@ def test_demo_prints_its_bars_and_its_table_only(tmp_path):
     assert "digits 0 to 6" in lines[0] and "4 runs of 2 steps" in lines[0]
     assert [line.split(" ")[0].rstrip(",") for line in lines[2:]] == [
         *("method", "-" * len(lines[3].split(" ")[0]), "IOMT", "AdamW", "Best", "Worst"),
-        *("", "Best", "IOMT's", "The"),
+        *("", "Best", "Before", "IOMT's", "The"),
     ]
     assert "after 2 runs: 4 steps" in lines[9]
     assert (folder / "adapter_model.safetensors").exists()
