@@ -82,13 +82,13 @@ def loss_of(model, texts=None):
     return float(loss)
 
 
-def check_history(trainer, steps, first=1):
+def check_history(trainer, steps):
     """The documented keys, and every step exactly once."""
     history = trainer.iomt_history
     assert all(set(record) == KEYS for record in history)
     assert [record["cycle"] for record in history] == list(range(len(history)))
     covered = [step for record in history for step in range(record["first_step"], record["last_step"] + 1)]
-    assert covered == list(range(first, steps + 1))
+    assert covered == list(range(1, steps + 1))
     known = {candidate.name: candidate.family for candidate in trainer.interleaved_optimizer.candidates}
     assert all(known[record["candidate"]] == record["family"] for record in history)
     assert all(record["score"] is None or -1 <= record["score"] <= 1 for record in history)
