@@ -34,7 +34,7 @@ class InterleavingCallback(TrainerCallback):
         interleaving = self._trainer.interleaving
         if interleaving is None:
             return
-        interleaving.after_step()
+        interleaving.after_step(self._trainer.accelerator.optimizer_step_was_skipped)
         if control.should_training_stop or state.global_step >= state.max_steps:
             interleaving.finish()
 

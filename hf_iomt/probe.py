@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from .generators import preserved_generators
+from .shards import reshard
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -27,7 +28,7 @@ class Probe:
 
     Args:
         trainer ([`~transformers.Trainer`]): Gives the data, the collator, the model and the loss.
-        samples (`int`): How many samples to draw; fewer where the data has fewer.
+        samples (`int`): How many samples to draw over all processes; fewer where the data has fewer.
         groups (`int`, *optional*, defaults to 1): In how many groups of equal size the loss is measured.
     """
 
@@ -50,6 +51,8 @@ class Probe:
                     # A copy, because losses may take labels out of the dictionary.
                     loss = cast(torch.Tensor, trainer.compute_loss(model, dict(inputs)))
                 losses.append(loss.detach().mean().double())
+        if trainer.is_fsdp_enabled:
+            reshard(model)
         values = trainer.accelerator.reduce(torch.stack(losses), "mean").cpu().numpy()
         return np.where(np.isfinite(values), values, np.inf)
 
@@ -58,14 +61,22 @@ class Probe:
         loader = cast(DataLoader[Any], trainer.callback_handler.train_dataloader)
         dataset: Any = loader.dataset
         if not is_stream(dataset):
-            # Ranks draw different samples, and their losses are averaged.
-            generator = np.random.default_rng([trainer.args.seed, trainer.args.process_index])
-            chosen = generator.permutation(len(dataset))[: self._samples].tolist()
-            rows = [dataset[index] for index in chosen]
+            chosen = np.random.default_rng(trainer.args.seed).permutation(len(dataset))[: self._samples]
+            groups = [chosen[start : start + self._size] for start in range(0, len(chosen), self._size)]
+            chunks = [[dataset[index] for index in self._own(group)] for group in groups]
         else:
-            rows = list(itertools.islice(dataset, self._samples))
-        chunks = [rows[start : start + self._size] for start in range(0, len(rows), self._size)]
+            rows = list(itertools.islice(dataset, math.ceil(self._samples / trainer.args.world_size)))
+            size = math.ceil(self._size / trainer.args.world_size)
+            chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
         return [trainer._prepare_inputs(loader.collate_fn(chunk)) for chunk in chunks]
+
+    def _own(self, group: NDArray[np.int64]) -> list[int]:
+        """This process's part of a group; parts are of one size, so that their mean is that of all."""
+        args = self._trainer.args
+        size = math.ceil(len(group) / args.world_size)
+        whole = np.resize(group, size * args.world_size)
+        own: list[int] = whole[args.process_index * size :][:size].tolist()
+        return own
 
 
 def is_stream(dataset: Any) -> bool:

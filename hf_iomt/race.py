@@ -229,19 +229,25 @@ class Race:
         self._field = [self.branches[index] for index in state["field"]]
         self._rung, self._position = state["rung"], state["position"]
 
-    def after_step(self) -> Branch | None:
+    def after_step(self, lost: bool = False) -> Branch | None:
         """
         Count a step, and where the entrant's rung is over judge it and put the next one on the track.
+
+        Args:
+            lost (`bool`, *optional*): The entrant has diverged: it is out at once.
 
         Returns:
             The entrant whose rung ended with this step, if one did.
         """
         branch = self.current
-        branch.steps += 1
-        self._average.add()
-        if branch.steps < self.plan.rungs[self._rung]:
-            return None
-        self._leave(branch)
+        if lost:
+            branch.loss, branch.alive = math.inf, False
+        else:
+            branch.steps += 1
+            self._average.add()
+            if branch.steps < self.plan.rungs[self._rung]:
+                return None
+            self._leave(branch)
         self._position += 1
         if self._position == len(self._field):
             self._field = self._promote(self.plan.kept[self._rung])

@@ -38,11 +38,14 @@ class Standing:
         return self.cycle_end - min(2 * self.cycle_error, _LOST_PROGRESS * abs(self.initial))
 
     def is_broken(self, loss: float, reference: float, margin: float = 1.0) -> bool:
-        """Whether a loss is clearly worse than a reference, by `margin` times what counts as damage."""
+        """Whether a loss is clearly worse than a reference and than at the start, by `margin` times what is damage."""
+        return self.is_damaged(loss, min(reference, self.initial), margin)
+
+    def is_damaged(self, loss: float, before: float, margin: float = 1.0) -> bool:
+        """Whether a loss is clearly worse than before on the same samples, by `margin` times what counts as damage."""
         if not math.isfinite(loss):
             return True
         if not math.isfinite(self.initial):
             return False
-        reference = min(reference, self.initial)
-        progress = max(self.initial - reference, 0.0)
-        return loss > reference + margin * max(_LOST_PROGRESS * progress, _LOST_START * abs(self.initial))
+        progress = max(self.initial - before, 0.0)
+        return loss > before + margin * max(_LOST_PROGRESS * progress, _LOST_START * abs(self.initial))

@@ -10,11 +10,13 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from accelerate.utils import broadcast_object_list  # type: ignore[import-untyped]
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from .assessment import Assessment
+from .backends import refuse_unsupported_backends, state_part
 from .callbacks import InterleavingCallback
 from .candidate_list import check_trainable, resolve_candidates
 from .checkpoint import describe, find_checkpoint, load_state, save_state
@@ -29,6 +31,7 @@ from .selection import (
     Selector,
     select_parameters,
 )
+from .shards import reshard, unpack
 from .trainer_families import find_family
 from .training_args import IOMTTrainingArguments
 from .transferability import TRANSFERABILITY_NAME, Transferability
@@ -97,11 +100,7 @@ class IOMTTrainerMixin(_Base):
                 f"{type(self).__name__} chooses the optimizer itself: pass no optimizer, and say in `iomt_candidates` "
                 "what it may choose from. A scheduler can be passed as `optimizers=(None, scheduler)`."
             )
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            raise ValueError(
-                f"{type(self).__name__} does not support {'DeepSpeed' if self.is_deepspeed_enabled else 'FSDP'} yet. "
-                "Use one process or DDP, with mixed precision, gradient checkpointing or LoRA to save memory."
-            )
+        refuse_unsupported_backends(self)
         self.interleaving: Interleaving | None = None
         self.transferability: Transferability | None = None
         self._assessment: Assessment | None = None
@@ -239,11 +238,13 @@ class IOMTTrainerMixin(_Base):
             initial_cycles,
         )
         settings = args.interleaving_settings(switch_steps)
+        per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        transferability = self._find_transferability(per_step)
         model = cast(nn.Module, self.model)
+        if self.is_fsdp_enabled:
+            reshard(model)
         named = dict(model.named_parameters())
         selected = select_parameters(named.items(), args.iomt_state_parameters)
-        per_step = args.train_batch_size * args.gradient_accumulation_steps
-        transferability = self._find_transferability(per_step)
         self.interleaving = Interleaving(
             optimizer,
             Selector(
@@ -260,6 +261,9 @@ class IOMTTrainerMixin(_Base):
             race=race,
             race_probe=None if race is None else Probe(self, self._race_probe_samples(race, per_step), _RACE_GROUPS),
             reduce=lambda losses: self.accelerator.reduce(losses, "mean"),
+            # The last digit may depend on the machine, and ranks must not differ.
+            share=lambda choice: broadcast_object_list([choice])[0],
+            scaler=self.accelerator.scaler,
             scheduler=self.lr_scheduler,
             first_step=self.state.global_step + 1,
         )
@@ -285,7 +289,7 @@ class IOMTTrainerMixin(_Base):
         elif not resumed or restored is None or restored.split is None:
             if resumed:
                 logger.warning("The checkpoint has no %s that was measured: doing so now.", TRANSFERABILITY_NAME)
-            affordable = round(_ASSESSED_SHARE * self.state.max_steps * per_step * args.world_size)
+            affordable = round(_ASSESSED_SHARE * self.state.max_steps * per_step)
             samples = min(args.iomt_transferability_samples, max(affordable, _LEAST_ASSESSED))
             self.transferability = self.assess_transferability(samples)
             self.log({f"iomt/transferability/{name}": part for name, part in self.transferability.parts.items()})
@@ -299,20 +303,29 @@ class IOMTTrainerMixin(_Base):
             write_json(asdict(self.transferability), os.path.join(folder, TRANSFERABILITY_NAME))
 
     def _description(self) -> dict[str, dict[str, str]]:
-        return describe(self.interleaved_optimizer.candidates, cast(nn.Module, self.model))
+        shards = None if state_part(self) is None else self.accelerator.num_processes
+        return describe(self.interleaved_optimizer.candidates, cast(nn.Module, self.model), shards)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         self._save_transferability(output_dir)
         if self.interleaving is not None:
             # Ranks take part in it.
-            state = self.interleaving.state_dict()
-            if self.args.should_save:
-                save_state(state, self._description(), output_dir)
+            state, part = self.interleaving.state_dict(), state_part(self)
+            if self.args.should_save or part is not None:
+                save_state(state, self._description(), output_dir, part)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        # Trainer's own state, which follows, says that the checkpoint is whole.
+        self.accelerator.wait_for_everyone()
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            self._restored = load_state(checkpoint, self._description())
+            self._restored = load_state(checkpoint, self._description(), state_part(self))
+            if self._restored is not None and self.is_fsdp_enabled:
+                self._restored = unpack(self._restored, cast(nn.Module, self.model).parameters())
+                self.interleaved_optimizer.make_slots(self._restored["families"])
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             self.transferability = Transferability.read(os.path.join(checkpoint, TRANSFERABILITY_NAME))

@@ -11,9 +11,12 @@ import torch
 
 from .candidates import Candidate, parse_candidates
 from .families import Family, get_family
+from .snapshot import Snapshot
 
 # Separates a family from the name of its slot or group entry in a state dict: "adam/exp_avg".
 _SEPARATOR = "/"
+# Stands for a sharded parameter without slots.
+_NO_SLOT = f"{_SEPARATOR}none"
 
 
 class InterleavedOptimizer(torch.optim.Optimizer):
@@ -158,6 +161,31 @@ class InterleavedOptimizer(torch.optim.Optimizer):
         for group, saved in zip(inner.param_groups, state["groups"], strict=True):
             group.update(_clone(saved))
 
+    def families_in_use(self) -> dict[str, int]:
+        """The families that have state, each with the index of a candidate that has made or can make its steps."""
+        return {name: self.last_used.get(name, self.candidates.index(self._first(name))) for name in self._inner}
+
+    def make_slots(self, families: Mapping[str, int]) -> None:
+        """
+        Make slots with meaningless values, as torch does for an optimizer without state: a distributed checkpoint is
+        read into slots that exist.
+
+        Args:
+            families (`Mapping[str, int]`): What `families_in_use` returned when the state was saved.
+        """
+        active, parameters = self._active, self._parameters()
+        snapshot = Snapshot(parameters)
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        for family, self._active in families.items():
+            inner = self._family_optimizer(family, synchronise=True)
+            for group in inner.param_groups:
+                group["lr"] = 0.0
+            inner.step()
+        self._active = active
+        self.zero_grad()
+        snapshot.restore()
+
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Make one step with the active candidate."""
         self.last_learning_rate = self.learning_rate
@@ -175,7 +203,7 @@ class InterleavedOptimizer(torch.optim.Optimizer):
     @property
     def state(self) -> defaultdict[torch.Tensor, dict[str, Any]]:  # type: ignore[override]
         """All families' slots by parameter, under names such as `adam/exp_avg`. A view made anew at each access."""
-        merged: defaultdict[torch.Tensor, dict[str, Any]] = defaultdict(dict)
+        merged: defaultdict[torch.Tensor, dict[str, Any]] = _Slots(dict)
         for family, inner in self._inner.items():
             for parameter, slots in inner.state.items():
                 merged[parameter].update({f"{family}{_SEPARATOR}{slot}": value for slot, value in slots.items()})
@@ -198,6 +226,10 @@ class InterleavedOptimizer(torch.optim.Optimizer):
         for family, inner in self._inner.items():
             for target, group in zip(packed["param_groups"], inner.param_groups, strict=True):
                 target.update({f"{family}{_SEPARATOR}{key}": value for key, value in group.items() if key != "params"})
+        for number, parameter in enumerate(self._parameters()):
+            if hasattr(parameter, "to_local") and number not in packed["state"]:
+                # torch.distributed.checkpoint does not load parameters without slots, as under SGD.
+                packed["state"][number] = {_NO_SLOT: torch.zeros(1, device=parameter.device)}
         return packed
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -222,6 +254,7 @@ class InterleavedOptimizer(torch.optim.Optimizer):
             )
         saved = {slot.partition(_SEPARATOR)[0] for slots in state_dict["state"].values() for slot in slots}
         saved |= {key.partition(_SEPARATOR)[0] for key in groups[0] if _SEPARATOR in key}
+        saved.discard("")
         unknown = sorted(saved - set(self._families))
         if unknown:
             raise ValueError(
@@ -310,6 +343,13 @@ class InterleavedOptimizer(torch.optim.Optimizer):
         method = getattr(inner, mode, None)
         if callable(method):
             method()
+
+
+class _Slots(defaultdict[torch.Tensor, dict[str, Any]]):
+    """True although it may be empty: torch.distributed.checkpoint would make a step to get some slots."""
+
+    def __bool__(self) -> bool:
+        return True
 
 
 def _clone(value: Any) -> Any:

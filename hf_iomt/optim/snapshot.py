@@ -21,9 +21,16 @@ def trainable_tensors(model: nn.Module) -> list[torch.Tensor]:
     return tensors
 
 
+def local_part(tensor: Any) -> torch.Tensor:
+    """What this process holds of a sharded tensor (`DTensor`), else the tensor; in any case the same memory."""
+    part: torch.Tensor = tensor.detach()
+    # Told without importing torch.distributed, which not every build has.
+    return part.to_local() if hasattr(part, "to_local") else part
+
+
 class Snapshot:
     """
-    Values of some tensors at one moment.
+    Values of some tensors at one moment, of sharded ones this process's part.
 
     Args:
         tensors (`Sequence[torch.Tensor]`): The tensors, which `restore` writes into.
@@ -33,7 +40,7 @@ class Snapshot:
 
     def __init__(self, tensors: Sequence[torch.Tensor], values: Sequence[torch.Tensor] | None = None) -> None:
         self._tensors = tensors
-        self.values = [tensor.detach().clone() for tensor in tensors] if values is None else list(values)
+        self.values = [local_part(tensor).clone() for tensor in tensors] if values is None else list(values)
 
     @classmethod
     def load(cls, tensors: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> Snapshot:
@@ -44,7 +51,7 @@ class Snapshot:
     def restore(self) -> None:
         """Write the values back, in place."""
         for tensor, value in zip(self._tensors, self.values, strict=True):
-            tensor.copy_(value)
+            local_part(tensor).copy_(value)
 
 
 class ParameterAverage:
@@ -63,13 +70,13 @@ class ParameterAverage:
     @torch.no_grad()
     def add(self, snapshot: Snapshot | None = None) -> None:
         """Add the present values, or those of a snapshot."""
-        values = self._tensors if snapshot is None else snapshot.values
+        values = map(local_part, self._tensors) if snapshot is None else snapshot.values
         if self.count == 0:
             # Sums of many bfloat16 values would lose their last bits.
             self._sums = [
-                value.detach().to(torch.promote_types(value.dtype, torch.float32), copy=True)
+                value.to(torch.promote_types(value.dtype, torch.float32), copy=True)
                 if value.is_floating_point()
-                else value.detach().clone()
+                else value.clone()
                 for value in values
             ]
         else:
