@@ -213,14 +213,17 @@ class Interleaving:
         if self._cycle_steps == self.settings.switch_steps:
             self._judge()
 
-    def finish(self) -> None:
-        """End the last cycle, or a race that training stopped in, and leave the model in its best known state."""
-        if self._race is not None:
+    def finish(self, judge: bool = True) -> None:
+        """End the last cycle or the race, and leave the model in its best known state, unjudged as it was before."""
+        if self._race is not None and judge:
             self._race.after_stop()
             self._settle(self._race)
-        elif self._running and 0 < self._cycle_steps < self.settings.switch_steps and self._probe is not None:
+        elif self._race is not None:
+            self._race.settle(judge=False)
+            self._race = self._plan = None
+        elif self._running and 0 < self._cycle_steps < self.settings.switch_steps and (self._probe or not judge):
             # The losses do not show yet what its last step did; the probe does.
-            self._undo(confirm=True)
+            self._undo(confirm=judge)
         if self.records and self.records[-1].first_step == self._step:
             # Training stopped before the first step of the cycle.
             self.records.pop()
@@ -231,14 +234,13 @@ class Interleaving:
         if not self.records:
             return {}
         scored = next((record for record in reversed(self.records) if record.score is not None), None)
-        record = self.records[-1]
         values = {
             "iomt/candidate": float(self.optimizer.active_index),
             "iomt/learning_rate": self.optimizer.last_learning_rate,
             "iomt/switch": float(self._switched),
             "iomt/selection_seconds": sum(item.seconds for item in self.records),
             "iomt/score": None if scored is None else scored.score,
-            "iomt/predicted_score": record.predicted_mean,
+            "iomt/predicted_score": self.records[-1].predicted_mean,
         }
         return {name: value for name, value in values.items() if value is not None}
 
@@ -367,8 +369,7 @@ class Interleaving:
 
     def _after_race_step(self, race: Race) -> None:
         began = time.perf_counter()
-        branch = race.after_step()
-        if branch is None:
+        if (branch := race.after_step()) is None:
             return
         record = self.records[-1]
         record.score = score([race.origin_loss, branch.loss], self.settings.alpha)
@@ -393,8 +394,5 @@ class Interleaving:
             result = score([race.origin_loss, branch.loss], self.settings.alpha)
             self.selector.observe(branch.candidate, self._state, result)
         self._race = self._plan = None
-        logger.info(
-            "The race is over after %d steps; going on with %s.",
-            self._step - 1,
-            "; ".join(self.optimizer.candidates[branch.candidate].name for branch in finalists),
-        )
+        names = "; ".join(self.optimizer.candidates[branch.candidate].name for branch in finalists)
+        logger.info("The race is over after %d steps; going on with %s.", self._step - 1, names)

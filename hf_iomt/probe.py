@@ -53,6 +53,19 @@ class Probe:
         values = trainer.accelerator.reduce(torch.stack(losses), "mean").cpu().numpy()
         return np.where(np.isfinite(values), values, np.inf)
 
+    def counts_items(self) -> bool:
+        """Whether the loss divides by the `num_items_in_batch` that training passes, as Trainer takes it to do."""
+        trainer = self._trainer
+        model = trainer.model_wrapped
+        with preserved_generators(trainer.args.seed), torch.no_grad(), _evaluating(model):
+            self._batches = self._batches or self._draw()
+            with trainer.compute_loss_context_manager():
+                few, many = (
+                    cast(torch.Tensor, trainer.compute_loss(model, dict(self._batches[0]), num_items_in_batch=count))
+                    for count in (torch.tensor(1), torch.tensor(1000))
+                )
+        return float(many.mean().abs()) < 0.5 * float(few.mean().abs())
+
     def _draw(self) -> list[Any]:
         trainer = self._trainer
         loader = cast(DataLoader[Any], trainer.callback_handler.train_dataloader)
