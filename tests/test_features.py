@@ -445,6 +445,29 @@ def shrinking(path):
     assert loss_of(trainer.model) < attempts[2][1]
 
 
+@works("auto_find_batch_size on resume")
+def shrinking_on_resume(path):
+    starts = []
+
+    class Large(IOMTTrainer):
+        def compute_loss(self, model, inputs, *args, **kwargs):
+            if model.training and len(inputs["input_ids"]) == 8 and self.state.global_step == 20 and starts:
+                raise RuntimeError("CUDA out of memory.")
+            return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def begin(state, model, **_):
+        if state.global_step:
+            starts.append(tiny.values(model))
+
+    settings = {"auto_find_batch_size": True, "per_device_train_batch_size": 8}
+    make(path, save_strategy="steps", save_steps=14, **settings).train()
+    trainer = make(path, cls=Large, callbacks=[At("on_train_begin", begin)], **settings)
+    trainer.train(resume_from_checkpoint=str(path / "checkpoint-14"))
+    # Each attempt begins with the checkpoint.
+    tiny.assert_same(*starts)
+    history_of(trainer, 40)
+
+
 @works("train() after one that failed")
 def after_a_failure(path):
     def fail(**_):
