@@ -228,14 +228,17 @@ class Interleaving:
             self._mark(self._guard.judge(self._read_losses))
             self.records[-1].seconds += time.perf_counter() - began
 
-    def finish(self) -> None:
-        """End the last cycle, or a race that training stopped in, and leave the model in its best known state."""
-        if self._race is not None:
+    def finish(self, judge: bool = True) -> None:
+        """End the last cycle or the race, and leave the model in its best known state, unjudged as it was before."""
+        if self._race is not None and judge:
             self._race.after_stop()
             self._settle(self._race)
+        elif self._race is not None:
+            self._race.settle(judge=False)
+            self._race = self._plan = None
         elif self._running and 0 < self._cycle_steps < self.settings.switch_steps:
             # The losses do not show yet what its last step did; the probe does.
-            self._mark(self._guard.judge_unfinished())
+            self._mark(self._guard.judge_unfinished() if judge else self._guard.undo(confirm=False))
         if self.records and self.records[-1].first_step == self._step:
             # Training stopped before the first step of the cycle.
             self.records.pop()
@@ -246,14 +249,13 @@ class Interleaving:
         if not self.records:
             return {}
         scored = next((record for record in reversed(self.records) if record.score is not None), None)
-        record = self.records[-1]
         values = {
             "iomt/candidate": float(self.optimizer.active_index),
             "iomt/learning_rate": self.optimizer.last_learning_rate,
             "iomt/switch": float(self._switched),
             "iomt/selection_seconds": sum(item.seconds for item in self.records),
             "iomt/score": None if scored is None else scored.score,
-            "iomt/predicted_score": record.predicted_mean,
+            "iomt/predicted_score": self.records[-1].predicted_mean,
         }
         return {name: value for name, value in values.items() if value is not None}
 
@@ -307,8 +309,7 @@ class Interleaving:
 
     def _after_race_step(self, race: Race, lost: bool) -> None:
         began = time.perf_counter()
-        branch = race.after_step(lost)
-        if branch is None:
+        if (branch := race.after_step(lost)) is None:
             return
         self._overflow.begin()
         record = self.records[-1]
@@ -332,8 +333,5 @@ class Interleaving:
             result = score([race.origin_loss, branch.loss], self.settings.alpha)
             self.selector.observe(branch.candidate, self._state, result)
         self._race = self._plan = None
-        logger.info(
-            "The race is over after %d steps; going on with %s.",
-            self._step - 1,
-            "; ".join(self.optimizer.candidates[branch.candidate].name for branch in finalists),
-        )
+        names = "; ".join(self.optimizer.candidates[branch.candidate].name for branch in finalists)
+        logger.info("The race is over after %d steps; going on with %s.", self._step - 1, names)

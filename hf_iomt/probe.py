@@ -41,8 +41,7 @@ class Probe:
     def __call__(self) -> NDArray[np.float64]:
         """The loss of each group now, of shape (groups,), averaged over ranks; infinity where it is not finite."""
         trainer = self._trainer
-        model = trainer.model_wrapped
-        with preserved_generators(trainer.args.seed), torch.no_grad(), _evaluating(model):
+        with preserved_generators(trainer.args.seed), torch.no_grad(), _evaluating(trainer) as model:
             if not self._batches:
                 self._batches = self._draw()
             losses = []
@@ -51,10 +50,20 @@ class Probe:
                     # A copy, because losses may take labels out of the dictionary.
                     loss = cast(torch.Tensor, trainer.compute_loss(model, dict(inputs)))
                 losses.append(loss.detach().mean().double())
-        if trainer.is_fsdp_enabled:
-            reshard(model)
         values = trainer.accelerator.reduce(torch.stack(losses), "mean").cpu().numpy()
         return np.where(np.isfinite(values), values, np.inf)
+
+    def counts_items(self) -> bool:
+        """Whether the loss divides by the `num_items_in_batch` that training passes, as Trainer takes it to do."""
+        trainer = self._trainer
+        with preserved_generators(trainer.args.seed), torch.no_grad(), _evaluating(trainer) as model:
+            self._batches = self._batches or self._draw()
+            with trainer.compute_loss_context_manager():
+                few, many = (
+                    cast(torch.Tensor, trainer.compute_loss(model, dict(self._batches[0]), num_items_in_batch=count))
+                    for count in (torch.tensor(1), torch.tensor(1000))
+                )
+        return float(many.mean().abs()) < 0.5 * float(few.mean().abs())
 
     def _draw(self) -> list[Any]:
         trainer = self._trainer
@@ -94,10 +103,11 @@ class _evaluating:
     look broken. They are put back afterwards.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
+    def __init__(self, trainer: Trainer) -> None:
+        self._model: nn.Module = trainer.model_wrapped
+        self._sharded = trainer.is_fsdp_enabled
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> nn.Module:
         self._modes = [(module, module.training) for module in self._model.modules()]
         normalising = [
             module
@@ -108,9 +118,12 @@ class _evaluating:
         self._saved = [(buffer, buffer.clone()) for module in normalising for buffer in module.buffers()]
         for module in normalising:
             module.train()
+        return self._model
 
     def __exit__(self, *_: object) -> None:
         for buffer, value in self._saved:
             buffer.copy_(value)
         for module, training in self._modes:
             module.training = training
+        if self._sharded:
+            reshard(self._model)

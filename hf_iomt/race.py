@@ -162,6 +162,9 @@ class Race:
             return
         self._schedule = copy.deepcopy(scheduler.state_dict()) if scheduler is not None else {}
         self._multipliers = [group["lr"] for group in optimizer.param_groups]
+        for group in optimizer.param_groups:
+            # Schedulers that act on metrics do not note where they began.
+            group.setdefault("initial_lr", group["lr"])
         self._origin = Snapshot(tensors)
         self._origin_losses = probe()
         self.branches = [Branch(candidate, self._origin) for candidate in plan.entrants]
@@ -268,18 +271,19 @@ class Race:
         if not self.finished and self._average.count > 0:
             self._leave(self.current)
 
-    def settle(self) -> None:
+    def settle(self, judge: bool = True) -> None:
         """
         End the race: go on from the first finalist, or from the mean of the finalists where the probe prefers it.
 
-        Finalists' families keep their optimizer state; all others start afresh.
+        Finalists' families keep their optimizer state; all others start afresh. Without a judgement everything goes
+        back to the origin.
         """
         self._optimizer.ignore_schedule = False
         if self._scheduler is not None:
             self._scheduler.load_state_dict(self._schedule)
             for group, multiplier in zip(self._optimizer.param_groups, self._multipliers, strict=True):
                 group["lr"] = multiplier
-        finalists = self.finalists
+        finalists = self.finalists if judge else []
         for family in {candidate.family for candidate in self._optimizer.candidates}:
             self._optimizer.reset_family(family)
         if not finalists:

@@ -16,15 +16,18 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from .assessment import Assessment
+from .attempts import AttemptsMixin
 from .backends import refuse_unsupported_backends, state_part
 from .callbacks import InterleavingCallback
 from .candidate_list import check_trainable, resolve_candidates
 from .checkpoint import describe, find_checkpoint, load_state, save_state
+from .checkpoint_timing import CheckpointTimingMixin
 from .interleaving import Interleaving
 from .json_files import write_json
 from .optim import InterleavedOptimizer, trainable_tensors
 from .probe import Probe
 from .race import RacePlan, plan_race
+from .search import SearchMixin
 from .selection import (
     HISTORY_NAME,
     ParameterProjection,
@@ -32,7 +35,7 @@ from .selection import (
     select_parameters,
 )
 from .shards import reshard, unpack
-from .trainer_families import find_family
+from .trainer_families import find_family, spare_embeddings
 from .training_args import IOMTTrainingArguments
 from .transferability import TRANSFERABILITY_NAME, Transferability
 
@@ -58,7 +61,7 @@ else:
     _Base = object
 
 
-class IOMTTrainerMixin(_Base):
+class IOMTTrainerMixin(AttemptsMixin, CheckpointTimingMixin, SearchMixin, _Base):
     """
     Makes a Trainer interleave optimizers: `class MyTrainer(IOMTTrainerMixin, SomeTrainer)`.
 
@@ -69,7 +72,9 @@ class IOMTTrainerMixin(_Base):
     - `create_scheduler` leaves the steps of the race out, and the schedule begins after the race;
     - `training_step` hands the loss of each step to [`Interleaving`], which chooses the candidate that steps next;
     - `prediction_step` shows each batch to the assessment of transferability, while there is one;
-    - checkpoints hold the state of the loop and what the assessment found, and `train` resumes from whole ones only;
+    - checkpoints hold the state of the loop and what the assessment found, they are written between two steps, and
+      `train` resumes from whole ones only;
+    - what an attempt that failed was trying out is undone before the next one;
     - `log` adds the decisions, and reports the learning rate that was really used;
     - a callback judges a cycle at its end.
 
@@ -105,14 +110,19 @@ class IOMTTrainerMixin(_Base):
         self.transferability: Transferability | None = None
         self._assessment: Assessment | None = None
         self._restored: dict[str, Any] | None = None
-        self._step_loss: torch.Tensor | None = None
         self._race_plan: RacePlan | None = None
+        self._sums_losses = False
         self.add_callback(InterleavingCallback(self))
 
     @property
     def iomt_history(self) -> list[dict[str, Any]]:
         """One dictionary per cycle, see [`~selection.CycleRecord`]. Empty before training."""
         return self.interleaving.history if self.interleaving is not None else []
+
+    @property
+    def _devices(self) -> int:
+        """Devices whose losses Trainer takes to be parts of a sum."""
+        return self.args.world_size * max(1, self.args.n_gpu) if self.args.average_tokens_across_devices else 1
 
     @property
     def interleaved_optimizer(self) -> InterleavedOptimizer:
@@ -124,6 +134,7 @@ class IOMTTrainerMixin(_Base):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train as Trainer does; of the checkpoints that a kill left behind only whole ones are resumed."""
         self._restored = None
+        self.abandon()
         return super().train(find_checkpoint(resume_from_checkpoint, str(self.args.output_dir)), *args, **kwargs)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -146,6 +157,7 @@ class IOMTTrainerMixin(_Base):
                 },
             )
             optimizer = super().create_optimizer(model)
+            spare_embeddings(target, [find(candidate.family) for candidate in self.interleaved_optimizer.candidates])
             # The groups' weight decay cannot tell them apart where `args.weight_decay` is 0.
             names = set(self.get_decay_parameter_names(target))
             decayed = {id(parameter) for name, parameter in target.named_parameters() if name in names}
@@ -169,10 +181,14 @@ class IOMTTrainerMixin(_Base):
         """Train on one batch as Trainer does, and pass the loss of the optimizer step on."""
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         if self.interleaving is not None:
-            # Trainer scales the loss of each batch so that those of one optimizer step add up to their mean.
+            # Trainer scales the loss of each batch so that those of one optimizer step add up to their mean, unless it
+            # wrongly takes the model to have done so: then the sum over batches, or the mean over devices, which it
+            # multiplies by their number, would not compare with the probe.
             self._step_loss = loss if self._step_loss is None else self._step_loss + loss
             if self.accelerator.sync_gradients:
-                self.interleaving.after_backward(self._step_loss)
+                added_up = self._sums_losses and num_items_in_batch is not None
+                count = self.current_gradient_accumulation_steps * self._devices if added_up else 1
+                self.interleaving.after_backward(self._step_loss / count)
                 self._step_loss = None
         return loss
 
@@ -202,7 +218,8 @@ class IOMTTrainerMixin(_Base):
         """
         self._assessment = Assessment(self, samples or self.args.iomt_transferability_samples)
         try:
-            return self._assessment.run()
+            with self.keeping_batch_size("Measuring ω_t", "reduce `per_device_eval_batch_size`"):
+                return self._assessment.run()
         finally:
             self._assessment = None
 
@@ -238,7 +255,9 @@ class IOMTTrainerMixin(_Base):
             initial_cycles,
         )
         settings = args.interleaving_settings(switch_steps)
-        per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        # `auto_find_batch_size` may have made it smaller.
+        per_step = self._train_batch_size * args.gradient_accumulation_steps * args.world_size
+        probe = Probe(self, args.iomt_probe_samples or max(8, per_step // 2))
         transferability = self._find_transferability(per_step)
         model = cast(nn.Module, self.model)
         if self.is_fsdp_enabled:
@@ -257,7 +276,7 @@ class IOMTTrainerMixin(_Base):
             ParameterProjection([(name, named[name]) for name in selected], args.seed),
             # One candidate leaves nothing to choose: the run is Trainer's own, to the last bit.
             replace(settings, score="losses", rollback=False) if alone else settings,
-            probe=Probe(self, args.iomt_probe_samples or max(8, per_step // 2)),
+            probe=probe,
             race=race,
             race_probe=None if race is None else Probe(self, self._race_probe_samples(race, per_step), _RACE_GROUPS),
             reduce=lambda losses: self.accelerator.reduce(losses, "mean"),
@@ -268,15 +287,20 @@ class IOMTTrainerMixin(_Base):
             first_step=self.state.global_step + 1,
         )
         self._step_loss = None
+        scaled_by_model = self.loss_is_scaled_for_ga is None and self.model_accepts_loss_kwargs
+        summing = args.gradient_accumulation_steps * self._devices > 1 and not alone
+        self._sums_losses = scaled_by_model and summing and not probe.counts_items()
         if restored is None:
             self.interleaving.begin()
         else:
             self.interleaving.load_state_dict(restored)
 
     def save_history(self) -> None:
-        """Write `iomt_history.json` into the output folder."""
+        """Write `iomt_history.json` into the output folder, or into that of the trial in a hyperparameter search."""
         if self.interleaving is not None and self.args.should_save:
-            write_json(self.iomt_history, os.path.join(str(self.args.output_dir), HISTORY_NAME))
+            folder = self._get_output_dir(getattr(self, "_trial", None))
+            os.makedirs(folder, exist_ok=True)
+            write_json(self.iomt_history, os.path.join(folder, HISTORY_NAME))
 
     def _find_transferability(self, per_step: int) -> float:
         """ω_t: as it is set, as the checkpoint has it, or measured now; and what is known of it logged and written."""
