@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from typing import TYPE_CHECKING, Any, cast
@@ -10,9 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import ConcatDataset, DataLoader, IterableDataset
 
 from .generators import preserved_generators
+from .running_metrics import kept_metrics
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -23,7 +25,9 @@ class Probe:
     Training loss on a fixed random sample of the training data, without dropout and without gradients.
 
     It is drawn when it is first called and kept on the device. Neither drawing nor calling it touches the state of
-    any global random generator, the parameters or the running statistics, so training goes on as if it had not been.
+    any global random generator, the parameters, the running statistics or the metrics that the trainer sums up, so
+    training goes on as if it had not been. Samples of several data sets that are one after another (`ConcatDataset`)
+    are collated apart, because they may have other columns, and other losses.
 
     Args:
         trainer ([`~transformers.Trainer`]): Gives the data, the collator, the model and the loss.
@@ -35,25 +39,33 @@ class Probe:
         self._trainer = trainer
         self._samples = samples
         self._size = max(1, math.ceil(samples / groups))
-        self._batches: list[Any] = []
+        # By group: batches, each with its number of samples.
+        self._groups: list[list[tuple[Any, int]]] = []
 
     def __call__(self) -> NDArray[np.float64]:
         """The loss of each group now, of shape (groups,), averaged over ranks; infinity where it is not finite."""
         trainer = self._trainer
         model = trainer.model_wrapped
-        with preserved_generators(trainer.args.seed), torch.no_grad(), _evaluating(model):
-            if not self._batches:
-                self._batches = self._draw()
-            losses = []
-            for inputs in self._batches:
-                with trainer.compute_loss_context_manager():
-                    # A copy, because losses may take labels out of the dictionary.
-                    loss = cast(torch.Tensor, trainer.compute_loss(model, dict(inputs)))
-                losses.append(loss.detach().mean().double())
+        with preserved_generators(trainer.args.seed), torch.no_grad(), _evaluating(model), kept_metrics(trainer):
+            if not self._groups:
+                self._groups = self._draw()
+            losses = [self._group_loss(model, group) for group in self._groups]
         values = trainer.accelerator.reduce(torch.stack(losses), "mean").cpu().numpy()
         return np.where(np.isfinite(values), values, np.inf)
 
-    def _draw(self) -> list[Any]:
+    def _group_loss(self, model: nn.Module, group: list[tuple[Any, int]]) -> torch.Tensor:
+        losses = []
+        for inputs, _ in group:
+            with self._trainer.compute_loss_context_manager():
+                # A copy, because losses may take labels out of the dictionary.
+                loss = cast(torch.Tensor, self._trainer.compute_loss(model, dict(inputs)))
+            losses.append(loss.detach().mean().double())
+        if len(group) == 1:
+            return losses[0]
+        total = sum(count for _, count in group)
+        return torch.stack([loss * (count / total) for loss, (_, count) in zip(losses, group, strict=True)]).sum()
+
+    def _draw(self) -> list[list[tuple[Any, int]]]:
         trainer = self._trainer
         loader = cast(DataLoader[Any], trainer.callback_handler.train_dataloader)
         dataset: Any = loader.dataset
@@ -61,11 +73,23 @@ class Probe:
             # Ranks draw different samples, and their losses are averaged.
             generator = np.random.default_rng([trainer.args.seed, trainer.args.process_index])
             chosen = generator.permutation(len(dataset))[: self._samples].tolist()
-            rows = [dataset[index] for index in chosen]
+            rows = [(_source(dataset, index), dataset[index]) for index in chosen]
         else:
-            rows = list(itertools.islice(dataset, self._samples))
-        chunks = [rows[start : start + self._size] for start in range(0, len(rows), self._size)]
-        return [trainer._prepare_inputs(loader.collate_fn(chunk)) for chunk in chunks]
+            rows = [(0, row) for row in itertools.islice(dataset, self._samples)]
+        groups = []
+        for start in range(0, len(rows), self._size):
+            by_source: dict[int, list[Any]] = {}
+            for source, row in rows[start : start + self._size]:
+                by_source.setdefault(source, []).append(row)
+            groups.append(
+                [(trainer._prepare_inputs(loader.collate_fn(part)), len(part)) for part in by_source.values()]
+            )
+        return groups
+
+
+def _source(dataset: Any, index: int) -> int:
+    """Which of several data sets a row comes from."""
+    return bisect.bisect_right(dataset.cumulative_sizes, index) if isinstance(dataset, ConcatDataset) else 0
 
 
 def is_stream(dataset: Any) -> bool:

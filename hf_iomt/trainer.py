@@ -122,6 +122,10 @@ class IOMTTrainerMixin(_Base):
         assert isinstance(optimizer, InterleavedOptimizer)
         return optimizer
 
+    def trained_module(self) -> nn.Module:
+        """What is trained: the model. Trainers whose losses have parameters of their own return both as one."""
+        return cast(nn.Module, self.model)
+
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train as Trainer does; of the checkpoints that a kill left behind only whole ones are resumed."""
         self._restored = None
@@ -135,7 +139,7 @@ class IOMTTrainerMixin(_Base):
             ValueError: Nothing is trainable, or a trainable parameter is float16.
         """
         if self.optimizer is None:
-            target = cast(nn.Module, self.model if model is None else model)
+            target = self.trained_module() if model is None else model
             check_trainable(target)
             find = find_family(self.args, target)
             self.optimizer_cls_and_kwargs = (
@@ -146,7 +150,7 @@ class IOMTTrainerMixin(_Base):
                     "find_family": find,
                 },
             )
-            optimizer = super().create_optimizer(model)
+            optimizer = super().create_optimizer(target)
             # The groups' weight decay cannot tell them apart where `args.weight_decay` is 0.
             names = set(self.get_decay_parameter_names(target))
             decayed = {id(parameter) for name, parameter in target.named_parameters() if name in names}
@@ -239,7 +243,7 @@ class IOMTTrainerMixin(_Base):
             initial_cycles,
         )
         settings = args.interleaving_settings(switch_steps)
-        model = cast(nn.Module, self.model)
+        model = self.trained_module()
         named = dict(model.named_parameters())
         selected = select_parameters(named.items(), args.iomt_state_parameters)
         per_step = args.train_batch_size * args.gradient_accumulation_steps
@@ -299,7 +303,7 @@ class IOMTTrainerMixin(_Base):
             write_json(asdict(self.transferability), os.path.join(folder, TRANSFERABILITY_NAME))
 
     def _description(self) -> dict[str, dict[str, str]]:
-        return describe(self.interleaved_optimizer.candidates, cast(nn.Module, self.model))
+        return describe(self.interleaved_optimizer.candidates, self.trained_module())
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
