@@ -99,7 +99,7 @@ def test_it_generates_during_evaluation_and_learns(tmp_path):
 
 
 def test_stopped_in_the_race_and_in_a_cycle(tmp_path):
-    settings = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 10}
+    settings = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 10, "max_steps": 30}
     whole = make(tmp_path, **settings)
     whole.train()
     assert max(record["last_step"] for record in whole.iomt_history if record["phase"] == "race") == 3
@@ -110,11 +110,10 @@ def test_stopped_in_the_race_and_in_a_cycle(tmp_path):
 
 
 def test_generating_changes_nothing_of_the_training(tmp_path):
-    plain, generating = (
-        make(tmp_path, predict_with_generate=False),
-        make(tmp_path, eval_strategy="steps", eval_steps=7),
-    )
+    settings = {"eval_strategy": "steps", "eval_steps": 7, "compute_metrics": None}
+    plain = make(tmp_path, predict_with_generate=False, **settings)
     plain.train()
+    generating = make(tmp_path, **settings)
     generating.train()
     assert_same_outcome(outcome(plain), outcome(generating))
 
