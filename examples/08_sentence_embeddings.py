@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     train, evaluation = load_splits(data_args)
     columns = [*model_args.text_columns, *([model_args.score_column] if scored else [])]
     train, evaluation = train.select_columns(columns), evaluation.select_columns(columns)
-    if scored:
+    if scored and columns[-1] != "score":
         train, evaluation = (split.rename_column(columns[-1], "score") for split in (train, evaluation))
 
     # 3. Model and loss.
