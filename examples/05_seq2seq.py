@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         found, wanted = (
             # Both are filled up with -100.
             tokenizer.batch_decode(np.where(ids < 0, tokenizer.pad_token_id, ids), skip_special_tokens=True)
-            for ids in (prediction.predictions, prediction.label_ids)
+            for ids in map(np.asarray, (prediction.predictions, prediction.label_ids))
         )
         return {"exact_match": float(np.mean([a.strip() == b.strip() for a, b in zip(found, wanted, strict=True)]))}
 

@@ -49,6 +49,7 @@ def settings_for(path, **settings):
         "per_device_train_batch_size": 2,
         "max_steps": 24,
         "max_length": 32,
+        "gradient_checkpointing": False,
         "iomt_candidates": CANDIDATES,
         "iomt_switch_steps": 4,
         "iomt_probe_samples": 4,
@@ -148,7 +149,9 @@ def test_without_trl_the_error_names_the_extra(monkeypatch):
         importlib.import_module("hf_iomt.trl")
 
 
-@pytest.mark.parametrize("name, settings", [("sft", {"gradient_accumulation_steps": 2}), ("dpo", {})])
+@pytest.mark.parametrize(
+    "name, settings", [("sft", {"gradient_checkpointing": True}), ("dpo", {"gradient_accumulation_steps": 2})]
+)
 def test_killed_in_the_race_and_in_a_cycle(tmp_path, name, settings):
     """TRL draws the adapter from the seed, so a resumed run has the same model below it."""
     settings = {**settings, "max_steps": 30, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 2}
@@ -290,7 +293,7 @@ def test_another_trainer_of_trl(tmp_path):
 
     model, tokenizer = language_model()
     config = MyConfig(**settings_for(tmp_path, max_steps=10))
-    assert (config.desirable_weight, config.gradient_checkpointing) == (1.0, True)
+    assert (config.desirable_weight, config.bf16, config.iomt_switch_steps) == (1.0, True, 4)
     trainer = MyTrainer(
         model, args=config, train_dataset=preferences(), processing_class=tokenizer, peft_config=adapter()
     )

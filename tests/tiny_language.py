@@ -40,6 +40,8 @@ def llama_config():
         num_key_value_heads=4,
         max_position_embeddings=512,
         tie_word_embeddings=True,
+        # Predictions that differ from text to text, as those of a trained model do.
+        initializer_range=0.06,
         bos_token_id=1,
         eos_token_id=2,
     )
