@@ -7,30 +7,20 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .optim import InterleavedOptimizer, ParameterAverage, Snapshot
+from .interleaving_settings import InterleavingSettings
+from .optim import InterleavedOptimizer, ParameterAverage, Snapshot, count_broken
 from .race import Race, RacePlan
-from .selection import Choice, CycleRecord, ParameterProjection, Selector, as_dictionaries, score
+from .selection import Choice, CycleRecord, ParameterProjection, Selector, as_dictionaries, as_metrics, score
 from .standing import Standing
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class InterleavingSettings:
-    """Settings of the loop; [`IOMTTrainingArguments`] documents each under the same name with the prefix `iomt_`."""
-
-    switch_steps: int = 25
-    alpha: float = 0.1
-    score: Literal["losses", "trend", "probe"] = "losses"
-    rollback: bool = False
-    patience: int = 0
 
 
 class Interleaving:
@@ -129,7 +119,7 @@ class Interleaving:
         """Measure the initial parameters and put the first entrant of the race on the track. Before the first step."""
         if self._plan is not None and self._race_probe is not None:
             self._race = self._make_race(self._plan)
-            self._standing.initial = self._race.origin_loss
+            self._standing.initial, self._standing.spread = self._race.origin_loss, self._race.origin_spread
             self._record(Choice(self._race.current.candidate, "race"), seconds=0.0)
         elif self.settings.score == "probe":
             self._standing.initial = self._standing.accepted = self._probe_loss()
@@ -187,6 +177,7 @@ class Interleaving:
             return
         began = time.perf_counter()
         if self._running:
+            loss = self._look_back(loss)
             self._losses.append(loss)
             self._score()
         self._state = self._projection()
@@ -218,9 +209,9 @@ class Interleaving:
         if self._race is not None:
             self._race.after_stop()
             self._settle(self._race)
-        elif self._running and 0 < self._cycle_steps < self.settings.switch_steps and self._probe is not None:
+        elif self._running and self._cycle_steps > 0 and not self._rolled_back and self._probe is not None:
             # The losses do not show yet what its last step did; the probe does.
-            self._undo(confirm=True)
+            self._undo(confirm=not self._has_broken_parameters())
         if self.records and self.records[-1].first_step == self._step:
             # Training stopped before the first step of the cycle.
             self.records.pop()
@@ -228,19 +219,7 @@ class Interleaving:
 
     def metrics(self) -> dict[str, float]:
         """The present decision as numbers, for loggers."""
-        if not self.records:
-            return {}
-        scored = next((record for record in reversed(self.records) if record.score is not None), None)
-        record = self.records[-1]
-        values = {
-            "iomt/candidate": float(self.optimizer.active_index),
-            "iomt/learning_rate": self.optimizer.last_learning_rate,
-            "iomt/switch": float(self._switched),
-            "iomt/selection_seconds": sum(item.seconds for item in self.records),
-            "iomt/score": None if scored is None else scored.score,
-            "iomt/predicted_score": record.predicted_mean,
-        }
-        return {name: value for name, value in values.items() if value is not None}
+        return as_metrics(self.records, self.optimizer.active_index, self.optimizer.last_learning_rate, self._switched)
 
     def _probe_loss(self) -> float:
         assert self._probe is not None
@@ -275,8 +254,33 @@ class Interleaving:
             result = score([self._standing.accepted, self._standing.cycle_end], self.settings.alpha)
         if not self._rolled_back:
             self._standing.accepted = self._standing.cycle_end
+            if self.settings.rollback:
+                self._keep_best(self._standing.cycle_end)
         self.records[-1].score = result
         self.selector.observe(self.optimizer.active_index, self._state, result)
+
+    def _look_back(self, loss: torch.Tensor) -> torch.Tensor:
+        """
+        Undo the cycle that has ended where the next batch is the first to show that its last step did damage.
+
+        Returns:
+            The loss where training goes on from.
+        """
+        if not self.settings.rollback or self._rolled_back or self.settings.score == "probe":
+            return loss
+        value = float(self._reduce(loss.double()))
+        # One loss may be large by itself.
+        sure = self._probe is not None or not math.isfinite(value)
+        if sure and self._standing.is_broken(value, self._standing.best):
+            self._undo(confirm=True)
+        if not self._rolled_back:
+            return loss
+        # Gradients of parameters that are no more. Zeros, because a scaler of losses looks for some.
+        self.optimizer.zero_grad(set_to_none=False)
+        return self._losses[0]
+
+    def _has_broken_parameters(self) -> bool:
+        return bool(self._reduce(count_broken(self._tensors)) > 0)
 
     def _read_losses(self) -> list[float]:
         losses: list[float] = self._reduce(torch.stack([item.double() for item in self._losses])).tolist()
@@ -297,7 +301,8 @@ class Interleaving:
             middle = len(losses) // 2
             start, tail = statistics.fmean(losses[: middle + 1]), losses[middle:]
             standing = self._standing
-            standing.initial = start if math.isinf(standing.initial) else standing.initial
+            if math.isinf(standing.initial):
+                standing.initial, standing.spread = start, statistics.pstdev(losses[: middle + 1])
             standing.accepted = start if math.isinf(standing.accepted) else standing.accepted
             standing.cycle_error = statistics.pstdev(tail) / math.sqrt(len(tail))
             return statistics.fmean(tail)
@@ -313,19 +318,19 @@ class Interleaving:
         if self.settings.score == "losses" and not self.settings.rollback:
             return
         began, standing = time.perf_counter(), self._standing
-        loss = standing.cycle_end = self._cycle_loss()
+        # Training losses do not show the last step, nor parameters that the loss does not depend on.
+        broken = self.settings.rollback and self._has_broken_parameters()
+        standing.cycle_end = math.inf if broken else self._cycle_loss()
         if self.settings.rollback:
             at_best, patience = standing.charitable_end, self.settings.patience
             degraded = standing.is_broken(at_best, standing.best, 0.5)
             standing.degraded_cycles = standing.degraded_cycles + 1 if degraded else 0
             if standing.is_broken(at_best, standing.best):
-                self._undo(confirm=self.settings.score != "probe")
+                self._undo(confirm=self.settings.score != "probe" and not broken)
             elif patience and standing.degraded_cycles >= patience and self._best is not None:
                 logger.info("No cycle of the last %d came near the best loss: going back to it.", patience)
                 self._roll_back(self._best, {candidate.family for candidate in self.optimizer.candidates})
                 standing.accepted, standing.degraded_cycles = standing.best, 0
-            else:
-                self._keep_best(loss)
         self.records[-1].seconds += time.perf_counter() - began
 
     def _undo(self, confirm: bool) -> None:

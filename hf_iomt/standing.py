@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 # What counts as clearly worse than the best loss so far: having lost this share of the progress made, or this share of
-# the loss at the start. Batches differ, so nothing less is taken for damage.
+# the scale of the losses. Batches differ, so nothing less is taken for damage.
 _LOST_PROGRESS = 0.5
 _LOST_START = 0.2
 
@@ -18,6 +18,7 @@ class Standing:
 
     Args:
         initial (`float`): At the start of training.
+        spread (`float`): Standard deviation of single losses then: the scale of losses that begin near 0.
         accepted (`float`): At the end of the last cycle that was not undone.
         best (`float`): The least of these.
         cycle_end (`float`): At the end of the cycle that is judged.
@@ -31,11 +32,17 @@ class Standing:
     cycle_end: float = math.inf
     cycle_error: float = 0.0
     degraded_cycles: int = 0
+    spread: float = 0.0
+
+    @property
+    def scale(self) -> float:
+        """What losses are compared by: the loss at the start, or where that is near 0, how much losses differ."""
+        return max(abs(self.initial), self.spread)
 
     @property
     def charitable_end(self) -> float:
         """`cycle_end` with the benefit of the doubt, within limits: small batches make a cycle's mean uncertain."""
-        return self.cycle_end - min(2 * self.cycle_error, _LOST_PROGRESS * abs(self.initial))
+        return self.cycle_end - min(2 * self.cycle_error, _LOST_PROGRESS * self.scale)
 
     def is_broken(self, loss: float, reference: float, margin: float = 1.0) -> bool:
         """Whether a loss is clearly worse than a reference, by `margin` times what counts as damage."""
@@ -45,4 +52,4 @@ class Standing:
             return False
         reference = min(reference, self.initial)
         progress = max(self.initial - reference, 0.0)
-        return loss > reference + margin * max(_LOST_PROGRESS * progress, _LOST_START * abs(self.initial))
+        return loss > reference + margin * max(_LOST_PROGRESS * progress, _LOST_START * self.scale)

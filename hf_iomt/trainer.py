@@ -32,6 +32,7 @@ from .selection import (
 from .trainer_families import find_family
 from .training_args import IOMTTrainingArguments
 from .transferability import TRANSFERABILITY_NAME, Transferability
+from .validation import check_train_dataset, describe_schedule, try_schedule
 
 logger = logging.getLogger(__name__)
 
@@ -125,6 +126,7 @@ class IOMTTrainerMixin(_Base):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train as Trainer does; of the checkpoints that a kill left behind only whole ones are resumed."""
         self._restored = None
+        check_train_dataset(self.train_dataset)
         return super().train(find_checkpoint(resume_from_checkpoint, str(self.args.output_dir)), *args, **kwargs)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -157,12 +159,23 @@ class IOMTTrainerMixin(_Base):
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
-        """Build the scheduler for the steps after the race, which runs at the candidates' own learning rates."""
+        """
+        Build the scheduler for the steps after the race, which runs at the candidates' own learning rates.
+
+        Raises:
+            ValueError: The scheduler cannot be built with these `lr_scheduler_kwargs`, warm-up and number of steps.
+        """
         self._race_plan = plan_race(
             len(self.interleaved_optimizer.candidates), self.args.iomt_race_steps or 0, num_training_steps
         )
         race_steps = self._race_plan.total_steps if self._race_plan is not None else 0
-        return super().create_scheduler(num_training_steps - race_steps, optimizer)
+        steps = num_training_steps - race_steps
+        try:
+            scheduler = super().create_scheduler(steps, optimizer)
+            try_schedule(scheduler, steps)
+        except (ArithmeticError, TypeError, ValueError) as error:
+            raise ValueError(describe_schedule(self.args, steps) + f": {error}") from error
+        return scheduler
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None

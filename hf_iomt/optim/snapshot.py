@@ -21,6 +21,13 @@ def trainable_tensors(model: nn.Module) -> list[torch.Tensor]:
     return tensors
 
 
+@torch.no_grad()
+def count_broken(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """How many of some tensors have entries that are no finite numbers, as a scalar on the device of the first."""
+    broken = [~tensor.isfinite().all() for tensor in tensors]
+    return torch.stack([item.to(tensors[0].device, torch.float64) for item in broken]).sum()
+
+
 class Snapshot:
     """
     Values of some tensors at one moment.
