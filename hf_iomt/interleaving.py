@@ -345,7 +345,7 @@ class Interleaving:
         if confirm and self._probe is not None:
             end, end_loss = Snapshot(self._tensors), self._probe_loss()
             self._start.restore()
-            if not self._standing.is_broken(end_loss, self._probe_loss()):
+            if not self._standing.has_lost(self._probe_loss(), end_loss):
                 end.restore()
                 return
         self._roll_back(self._start, [self.optimizer.active.family])

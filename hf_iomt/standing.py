@@ -51,5 +51,15 @@ class Standing:
         if not math.isfinite(self.initial):
             return False
         reference = min(reference, self.initial)
-        progress = max(self.initial - reference, 0.0)
-        return loss > reference + margin * max(_LOST_PROGRESS * progress, _LOST_START * self.scale)
+        return loss > reference + margin * self._tolerance(reference)
+
+    def has_lost(self, before: float, after: float) -> bool:
+        """Whether the loss on the same few samples is clearly worse than before, however hard these samples are."""
+        if not math.isfinite(after):
+            return True
+        if not math.isfinite(self.initial) or not math.isfinite(before):
+            return False
+        return after > before + self._tolerance(min(self.best, self.initial))
+
+    def _tolerance(self, reference: float) -> float:
+        return max(_LOST_PROGRESS * (self.initial - reference), _LOST_START * self.scale)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import linecache
 import math
 import pprint
@@ -473,15 +472,6 @@ def run_case(seed, path):
         shown = "".join(traceback.format_exception(error)[-6:]) if error is not None else ""
         pytest.fail(f"{problem}: case {seed}\n{pprint.pformat(case)}\n{shown}", pytrace=False)
     return error is None
-
-
-@pytest.fixture(scope="module")
-def small_heap():
-    """Trainer collects garbage in every run, which takes most of its time where many modules are loaded."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.mark.parametrize("block", range(10))

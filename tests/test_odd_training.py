@@ -14,6 +14,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, Trainer
 
 from hf_iomt import IOMTTrainer, IOMTTrainingArguments
 
+pytestmark = pytest.mark.usefixtures("small_heap")
+
 THREE = "adam:lr=0.01; sgdm:lr=0.05; adagrad:lr=0.02"
 FAMILIES = ("sgd", "sgdm", "nag", "asgd", "adagrad", "rmsprop", "adam", "adamw", "adamax", "nadam", "radam")
 
@@ -190,9 +192,9 @@ class TestTheLastStepOfACycle:
     @pytest.mark.parametrize("patience", [0, 2])
     def test_its_damage_is_undone_with_the_next_loss(self, tmp_path, tau, steps, patience):
         settings = {"iomt_switch_steps": tau, "max_steps": steps, "max_grad_norm": 0.0, "iomt_patience": patience}
-        trainer = make(
-            tmp_path, cls=Worse, iomt_candidates="sgdm:lr=0.05; sgd:lr=0.05", iomt_race_steps=0, **settings
-        )
+        candidates = "sgdm:lr=0.003; sgd:lr=0.003"
+        settings |= {"iomt_race_steps": 0, "iomt_candidates": candidates, "per_device_train_batch_size": 16}
+        trainer = make(tmp_path, cls=Worse, **settings)
         trainer.train()
         history = check(trainer, steps)
         assert [record["last_step"] for record in history if record["rolled_back"]] == [12]
@@ -206,6 +208,8 @@ class TestTheLastStepOfACycle:
             iomt_switch_steps=1,
             iomt_race_steps=0,
             iomt_selection="cyclical",
+            # A destroyed model is right about the one class that a small batch may be of.
+            per_device_train_batch_size=16,
         )
         trainer.train()
         history = check(trainer)
@@ -262,4 +266,6 @@ class TestLossesBelowZero:
         history = check(trainer)
         assert {record["score"] for record in history[:-1]} == {0.0}
         assert not any(record["rolled_back"] for record in history)
-        tiny.assert_same(tiny.values(trainer.model), tiny.values(tiny.bert()))
+        # The mean of equal branches is equal up to rounding.
+        before, after = tiny.values(tiny.bert()), tiny.values(trainer.model)
+        assert all(torch.allclose(before[name], item, rtol=1e-5) for name, item in after.items())
