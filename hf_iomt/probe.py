@@ -48,10 +48,16 @@ class Probe:
             for inputs in self._batches:
                 with trainer.compute_loss_context_manager():
                     # A copy, because losses may take labels out of the dictionary.
-                    loss = cast(torch.Tensor, trainer.compute_loss(model, dict(inputs)))
+                    loss = cast(torch.Tensor, trainer.compute_loss(model, dict(inputs), **self._items(inputs)))
                 losses.append(loss.detach().mean().double())
         values = trainer.accelerator.reduce(torch.stack(losses), "mean").cpu().numpy()
         return np.where(np.isfinite(values), values, np.inf)
+
+    def _items(self, inputs: Any) -> dict[str, Any]:
+        """The number of items, which a loss function of the user's own may divide by."""
+        if self._trainer.compute_loss_func is None:
+            return {}
+        return {"num_items_in_batch": self._trainer._get_num_items_in_batch([inputs], self._trainer.args.device)}
 
     def _draw(self) -> list[Any]:
         trainer = self._trainer

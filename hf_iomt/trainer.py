@@ -16,7 +16,7 @@ from transformers import Trainer
 
 from .assessment import Assessment
 from .callbacks import InterleavingCallback
-from .candidate_list import check_trainable, resolve_candidates
+from .candidate_list import check_trainable, resolve_candidates, trains
 from .checkpoint import describe, find_checkpoint, load_state, save_state
 from .interleaving import Interleaving
 from .json_files import write_json
@@ -136,8 +136,11 @@ class IOMTTrainerMixin(_Base):
         Raises:
             ValueError: Nothing is trainable, or a trainable parameter is float16.
         """
+        target = cast(nn.Module, self.model if model is None else model)
+        if self.optimizer is not None and not trains(self.optimizer, target):
+            logger.info("Other parameters are trainable than before: beginning with a new optimizer.")
+            self.optimizer = None
         if self.optimizer is None:
-            target = cast(nn.Module, self.model if model is None else model)
             check_trainable(target)
             find = find_family(self.args, target)
             self.optimizer_cls_and_kwargs = (
