@@ -177,7 +177,8 @@ class Interleaving:
             return
         began = time.perf_counter()
         if self._running:
-            loss = self._look_back(loss)
+            if self.settings.rollback and self.settings.score != "probe" and not self._rolled_back:
+                loss = self._look_back(loss)
             self._losses.append(loss)
             self._score()
         self._state = self._projection()
@@ -260,18 +261,11 @@ class Interleaving:
         self.selector.observe(self.optimizer.active_index, self._state, result)
 
     def _look_back(self, loss: torch.Tensor) -> torch.Tensor:
-        """
-        Undo the cycle that has ended where the next batch is the first to show that its last step did damage.
-
-        Returns:
-            The loss where training goes on from.
-        """
-        if not self.settings.rollback or self._rolled_back or self.settings.score == "probe":
-            return loss
-        value = float(self._reduce(loss.double()))
-        # One loss may be large by itself.
+        """Undo a cycle whose last step did damage, as this loss is the first to show; gives the loss to go on from."""
+        value, standing = float(self._reduce(loss.double())), self._standing
+        # One loss may be large by itself: without a probe to confirm it only what is no number counts.
         sure = self._probe is not None or not math.isfinite(value)
-        if sure and self._standing.is_broken(value, self._standing.best):
+        if sure and standing.is_broken(value, standing.best):
             self._undo(confirm=True)
         if not self._rolled_back:
             return loss

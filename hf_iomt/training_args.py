@@ -18,7 +18,7 @@ from .choices import (
     IOMTTransferabilitySplit,
     IOMTVarianceWeight,
 )
-from .interleaving import InterleavingSettings
+from .interleaving_settings import InterleavingSettings
 from .selection import SelectorSettings
 from .validation import (
     LARGEST_COUNT,

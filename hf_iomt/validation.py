@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from transformers import TrainingArguments
+from transformers.trainer_utils import SchedulerType
 from transformers.utils.generic import ExplicitEnum
 
 from .optim import PRESETS, Candidate, format_candidates, parse_candidates
@@ -154,7 +155,9 @@ def check_train_dataset(dataset: Any) -> None:
     except TypeError:
         return
     if empty:
-        raise ValueError("`train_dataset` is empty: it has no sample to train on. Look at how it was filtered or split.")
+        raise ValueError(
+            "`train_dataset` is empty: it has no sample to train on. Look at how it was filtered or split."
+        )
 
 
 def try_schedule(scheduler: Any, steps: int) -> None:
@@ -167,7 +170,7 @@ def try_schedule(scheduler: Any, steps: int) -> None:
 def describe_schedule(args: TrainingArguments, steps: int) -> str:
     """The arguments that a schedule follows from, for an error about it."""
     return (
-        f"Cannot use the schedule of `lr_scheduler_type={args.lr_scheduler_type.value!r}` with "
+        f"Cannot use the schedule of `lr_scheduler_type={SchedulerType(args.lr_scheduler_type).value!r}` with "
         f"`lr_scheduler_kwargs={args.lr_scheduler_kwargs!r}` and `warmup_steps={args.warmup_steps!r}` on {steps} steps"
     )
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import peft
 import pytest
 import tiny
 import torch
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel, Trainer
+from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
 from hf_iomt import IOMTTrainer, IOMTTrainingArguments
 
@@ -384,7 +383,8 @@ class TestAdapters:
         trainer = assert_resumes(tmp_path, self.two)
         check(trainer)
         tiny.assert_same(self.of(self.two(), "second"), self.of(trainer.model, "second"))
-        assert not torch.equal(*(list(self.of(item, "default").values())[0] for item in (self.two(), trainer.model)))
+        before, after = self.of(self.two(), "default"), self.of(trainer.model, "default")
+        assert not any(torch.equal(item, after[name]) for name, item in before.items())
 
     def test_the_other_one_is_trained_next(self, tmp_path):
         model = self.two()
@@ -409,18 +409,24 @@ class TestAdapters:
         bitsandbytes = pytest.importorskip("bitsandbytes")
 
         def model():
-            base = tiny.bert()
-            part = base.bert.encoder.layer[0].intermediate
+            torch.manual_seed(0)
+            # The kernels of four bits ask for multiples of 64.
+            sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+            base = BertForSequenceClassification(BertConfig(vocab_size=32, max_position_embeddings=8, **sizes))
             kind = bitsandbytes.nn.Linear8bitLt if bits == 8 else bitsandbytes.nn.Linear4bit
-            quantised = kind(16, 32, **({"has_fp16_weights": False} if bits == 8 else {}))
-            quantised.load_state_dict(part.dense.state_dict())
-            part.dense = quantised.to("cpu")
+            part = base.bert.encoder.layer[0].attention.self
+            for name in ("query", "value"):
+                linear = getattr(part, name)
+                quantised = kind(64, 64, **({"has_fp16_weights": False} if bits == 8 else {}))
+                quantised.load_state_dict(linear.state_dict())
+                setattr(part, name, quantised.to("cpu"))
             base.is_loaded_in_8bit, base.is_loaded_in_4bit = bits == 8, bits == 4
             base = peft.prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
             torch.manual_seed(1)
-            return peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["query", "intermediate.dense"]))
+            return peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["query", "value"]))
 
         trainer = make(tmp_path, model())
+        assert {torch.int8 if bits == 8 else torch.uint8} <= {item.dtype for item in trainer.model.parameters()}
         before = tiny.values(trainer.model)
         trainer.train()
         check(trainer)

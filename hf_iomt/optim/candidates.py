@@ -92,7 +92,8 @@ def make_candidate(
     candidate = Candidate(family, tuple(ordered))
     for key, value in ordered:
         several = isinstance(value, tuple)
-        if any(isinstance(item, (int, float)) and not abs(item) <= _LARGEST for item in (value if several else (value,))):
+        numbers = [item for item in (value if several else (value,)) if isinstance(item, (int, float))]
+        if not all(abs(item) <= _LARGEST for item in numbers):
             raise ValueError(
                 f"Hyperparameters must be finite and no larger than {_LARGEST:g}, but {key} of the family {family!r} "
                 "is not."

@@ -46,7 +46,7 @@ class Family:
         )
 
     def default(self, name: str) -> Any:
-        """What the optimizer takes for a hyperparameter that nobody sets; `None` where it must be given or is unknown."""
+        """What the optimizer takes for a hyperparameter that nobody sets; `None` where that is not known."""
         if name in self.defaults:
             return self.defaults[name]
         parameter = inspect.signature(self.optimizer_class.__init__).parameters.get(name)
