@@ -12,7 +12,7 @@ _EXPORTS = {
     "Candidate": "optim",
     "InterleavedOptimizer": "optim",
     "Interleaving": "interleaving",
-    "InterleavingSettings": "interleaving",
+    "InterleavingSettings": "interleaving_settings",
     "IOMTSeq2SeqTrainer": "seq2seq",
     "IOMTSeq2SeqTrainingArguments": "seq2seq",
     "IOMTTrainer": "trainer",
@@ -46,7 +46,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .interleaving import Interleaving, InterleavingSettings
+    from .interleaving import Interleaving
+    from .interleaving_settings import InterleavingSettings
     from .optim import Candidate, InterleavedOptimizer, list_families, parse_candidates, register_family
     from .selection import Selector, SelectorSettings
     from .seq2seq import IOMTSeq2SeqTrainer, IOMTSeq2SeqTrainingArguments

@@ -18,7 +18,7 @@ from .assessment import Assessment
 from .attempts import AttemptsMixin
 from .backends import refuse_unsupported_backends, state_part
 from .callbacks import InterleavingCallback
-from .candidate_list import check_trainable, resolve_candidates
+from .candidate_list import check_trainable, resolve_candidates, trains
 from .checkpoint import describe, find_checkpoint, load_state, save_state
 from .checkpoint_timing import CheckpointTimingMixin
 from .cycle_plan import count_race_samples, plan_cycles
@@ -38,6 +38,7 @@ from .shards import reshard, unpack
 from .trainer_families import find_family, spare_embeddings
 from .training_args import IOMTTrainingArguments
 from .transferability import TRANSFERABILITY_NAME, Transferability
+from .validation import check_train_dataset, describe_schedule, try_schedule
 
 logger = logging.getLogger(__name__)
 
@@ -133,6 +134,7 @@ class IOMTTrainerMixin(AttemptsMixin, CheckpointTimingMixin, SearchMixin, _Base)
         """Train as Trainer does; of the checkpoints that a kill left behind only whole ones are resumed."""
         self._restored = None
         self.abandon()
+        check_train_dataset(self.train_dataset)
         return super().train(find_checkpoint(resume_from_checkpoint, str(self.args.output_dir)), *args, **kwargs)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -142,8 +144,11 @@ class IOMTTrainerMixin(AttemptsMixin, CheckpointTimingMixin, SearchMixin, _Base)
         Raises:
             ValueError: Nothing is trainable, or a trainable parameter is float16.
         """
+        target = self.trained_module() if model is None else model
+        if self.optimizer is not None and not trains(self.optimizer, target):
+            logger.info("Other parameters are trainable than before: beginning with a new optimizer.")
+            self.optimizer = None
         if self.optimizer is None:
-            target = self.trained_module() if model is None else model
             check_trainable(target)
             find = find_family(self.args, target)
             self.optimizer_cls_and_kwargs = (
@@ -166,12 +171,23 @@ class IOMTTrainerMixin(AttemptsMixin, CheckpointTimingMixin, SearchMixin, _Base)
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
-        """Build the scheduler for the steps after the race, which runs at the candidates' own learning rates."""
+        """
+        Build the scheduler for the steps after the race, which runs at the candidates' own learning rates.
+
+        Raises:
+            ValueError: The scheduler cannot be built with these `lr_scheduler_kwargs`, warm-up and number of steps.
+        """
         self._race_plan = plan_race(
             len(self.interleaved_optimizer.candidates), self.args.iomt_race_steps or 0, num_training_steps
         )
         race_steps = self._race_plan.total_steps if self._race_plan is not None else 0
-        return super().create_scheduler(num_training_steps - race_steps, optimizer)
+        steps = num_training_steps - race_steps
+        try:
+            scheduler = super().create_scheduler(steps, optimizer)
+            try_schedule(scheduler, steps)
+        except (ArithmeticError, TypeError, ValueError) as error:
+            raise ValueError(describe_schedule(self.args, steps) + f": {error}") from error
+        return scheduler
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None

@@ -43,5 +43,5 @@ def test_the_benefit_of_the_doubt_is_two_standard_errors_within_limits():
 def test_damage_on_the_same_samples_does_not_depend_on_how_hard_they_are():
     """The start of training was measured on other samples, which may be easier."""
     standing = Standing(initial=0.6)
-    assert not standing.is_damaged(0.83, 0.82) and standing.is_broken(0.83, 0.82)
-    assert standing.is_damaged(0.95, 0.82) and standing.is_damaged(float("nan"), 0.82)
+    assert not standing.has_lost(0.82, 0.83) and standing.is_broken(0.83, 0.82)
+    assert standing.has_lost(0.82, 0.95) and standing.has_lost(0.82, math.nan)
