@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -145,8 +143,8 @@ class Interleaving:
             "losses": self._read_losses() if self._losses else [],
             "parameter_state": torch.from_numpy(self._state.copy()),
             "tail": self._tail.state_dict(),
-            "start": None if self._start is None else list(self._start.values),
-            "best": None if self._best is None else list(self._best.values),
+            "start": None if self._start is None else self._start.values,
+            "best": None if self._best is None else self._best.values,
             "flags": [self._running, self._rolled_back, self._switched],
             "standing": asdict(self._standing),
             "race": None if self._race is None else self._race.state_dict(),
@@ -162,8 +160,10 @@ class Interleaving:
         self._losses = list(torch.tensor(state["losses"], dtype=torch.float64, device=self._tensors[0].device))
         self._state = state["parameter_state"].numpy()
         self._tail.load_state_dict(state["tail"])
-        self._start = None if state["start"] is None else Snapshot.load(self._tensors, state["start"])
-        self._best = None if state["best"] is None else Snapshot.load(self._tensors, state["best"])
+        self._start, self._best = (
+            None if state[name] is None else Snapshot.load(self._tensors, state[name], self.optimizer.storage)
+            for name in ("start", "best")
+        )
         self._running, self._rolled_back, self._switched = state["flags"]
         self._standing = Standing(**state["standing"])
         self.selector.load_state_dict(state["selector"])
@@ -194,9 +194,10 @@ class Interleaving:
         self._switched = choice.candidate != self.optimizer.active_index
         self.optimizer.activate(choice.candidate)
         self._running, self._cycle_steps, self._rolled_back = True, 0, False
-        self._losses = [loss]
+        # The old one goes first, so that there are never two.
+        self._losses, self._start = [loss], None
         if self.settings.rollback:
-            self._start = Snapshot(self._tensors)
+            self._start = self._snapshot()
         self._record(choice, time.perf_counter() - began)
 
     def after_step(self) -> None:
@@ -291,21 +292,12 @@ class Interleaving:
         that half, which is as sure as a probe of as many samples, and costs nothing.
         """
         if self.settings.score != "probe":
-            losses = self._read_losses()
-            if not all(map(math.isfinite, losses)):
-                return math.inf
-            middle = len(losses) // 2
-            start, tail = statistics.fmean(losses[: middle + 1]), losses[middle:]
-            standing = self._standing
-            standing.initial = start if math.isinf(standing.initial) else standing.initial
-            standing.accepted = start if math.isinf(standing.accepted) else standing.accepted
-            standing.cycle_error = statistics.pstdev(tail) / math.sqrt(len(tail))
-            return statistics.fmean(tail)
-        last, average = Snapshot(self._tensors), self._tail.snapshot()
-        average.restore()
+            return self._standing.end_of(self._read_losses())
+        last = self._snapshot()
+        self._tail.restore()
+        self._tail.reset()
         loss = self._probe_loss()
         last.restore()
-        self._tail.reset()
         return loss
 
     def _judge(self) -> None:
@@ -338,7 +330,7 @@ class Interleaving:
         if not self.settings.rollback or self._start is None:
             return
         if confirm and self._probe is not None:
-            end, end_loss = Snapshot(self._tensors), self._probe_loss()
+            end, end_loss = self._snapshot(), self._probe_loss()
             self._start.restore()
             if not self._standing.is_broken(end_loss, self._probe_loss()):
                 end.restore()
@@ -358,7 +350,11 @@ class Interleaving:
         if loss < self._standing.best:
             self._standing.best = loss
             if self.settings.rollback and self.settings.patience:
-                self._best = Snapshot(self._tensors)
+                self._best = None
+                self._best = self._snapshot()
+
+    def _snapshot(self) -> Snapshot:
+        return Snapshot(self._tensors, storage=self.optimizer.storage)
 
     def _make_race(self, plan: RacePlan, state: Mapping[str, Any] | None = None) -> Race:
         assert self._race_probe is not None

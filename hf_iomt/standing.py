@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 # What counts as clearly worse than the best loss so far: having lost this share of the progress made, or this share of
@@ -36,6 +38,20 @@ class Standing:
     def charitable_end(self) -> float:
         """`cycle_end` with the benefit of the doubt, within limits: small batches make a cycle's mean uncertain."""
         return self.cycle_end - min(2 * self.cycle_error, _LOST_PROGRESS * abs(self.initial))
+
+    def end_of(self, losses: Sequence[float]) -> float:
+        """
+        The mean training loss of the second half of a cycle, and how sure it is; that of the first half stands for
+        what is not known yet of the time before. Infinite where a loss is not finite.
+        """
+        if not all(map(math.isfinite, losses)):
+            return math.inf
+        middle = len(losses) // 2
+        start, tail = statistics.fmean(losses[: middle + 1]), losses[middle:]
+        self.initial = start if math.isinf(self.initial) else self.initial
+        self.accepted = start if math.isinf(self.accepted) else self.accepted
+        self.cycle_error = statistics.pstdev(tail) / math.sqrt(len(tail))
+        return statistics.fmean(tail)
 
     def is_broken(self, loss: float, reference: float, margin: float = 1.0) -> bool:
         """Whether a loss is clearly worse than a reference, by `margin` times what counts as damage."""

@@ -20,7 +20,8 @@ from .candidate_list import check_trainable, resolve_candidates
 from .checkpoint import describe, find_checkpoint, load_state, save_state
 from .interleaving import Interleaving
 from .json_files import write_json
-from .optim import InterleavedOptimizer, trainable_tensors
+from .memory import memory_need, report_memory
+from .optim import InterleavedOptimizer, Place, Storage, trainable_tensors
 from .probe import Probe
 from .race import RacePlan, plan_race
 from .selection import (
@@ -144,6 +145,7 @@ class IOMTTrainerMixin(_Base):
                     "candidates": resolve_candidates(str(self.args.iomt_candidates), target, find),
                     "idle_state": self.args.iomt_idle_state,
                     "find_family": find,
+                    "storage": Storage(cast(Place, self.args.iomt_offload), self.args.output_dir),
                 },
             )
             optimizer = super().create_optimizer(model)
@@ -239,10 +241,15 @@ class IOMTTrainerMixin(_Base):
             initial_cycles,
         )
         settings = args.interleaving_settings(switch_steps)
+        if alone:
+            # Nothing to choose: the run is Trainer's own, to the last bit.
+            settings = replace(settings, score="losses", rollback=False)
         model = cast(nn.Module, self.model)
         named = dict(model.named_parameters())
         selected = select_parameters(named.items(), args.iomt_state_parameters)
         per_step = args.train_batch_size * args.gradient_accumulation_steps
+        tensors = trainable_tensors(model)
+        report_memory(memory_need(tensors, optimizer, settings, race), optimizer.storage)
         transferability = self._find_transferability(per_step)
         self.interleaving = Interleaving(
             optimizer,
@@ -252,10 +259,9 @@ class IOMTTrainerMixin(_Base):
                 args.selector_settings(initial_cycles, transferability),
                 seed=args.seed,
             ),
-            trainable_tensors(model),
+            tensors,
             ParameterProjection([(name, named[name]) for name in selected], args.seed),
-            # One candidate leaves nothing to choose: the run is Trainer's own, to the last bit.
-            replace(settings, score="losses", rollback=False) if alone else settings,
+            settings,
             probe=Probe(self, args.iomt_probe_samples or max(8, per_step // 2)),
             race=race,
             race_probe=None if race is None else Probe(self, self._race_probe_samples(race, per_step), _RACE_GROUPS),
