@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 class InterleavingCallback(TrainerCallback):
     """
-    Tells the trainer's [`Interleaving`] when training begins, a step is made and training ends. Has no state.
+    Tells the trainer's [`Interleaving`] when training begins, a step is made and training ends.
 
     Args:
         trainer ([`IOMTTrainerMixin`]): The trainer that owns the interleaving.
@@ -20,12 +20,20 @@ class InterleavingCallback(TrainerCallback):
 
     def __init__(self, trainer: IOMTTrainerMixin) -> None:
         self._trainer = trainer
+        self._stopping = False
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Measure the initial parameters and start the race."""
         self._trainer.begin_interleaving()
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Let a step be whole before training stops with a checkpoint: Trainer would break an accumulation off."""
+        if self._trainer.postponed and control.should_training_stop:
+            self._stopping, control.should_training_stop = True, False
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -34,18 +42,29 @@ class InterleavingCallback(TrainerCallback):
         interleaving = self._trainer.interleaving
         if interleaving is None:
             return
-        interleaving.after_step()
-        if control.should_training_stop or state.global_step >= state.max_steps:
+        interleaving.after_step(self._trainer.accelerator.optimizer_step_was_skipped)
+        # Where a callback stops training before, a checkpoint of this step can still be resumed to the bit.
+        if state.global_step >= state.max_steps:
             interleaving.finish()
+        if self._trainer.end_step():
+            control.should_save = False
+        if self._stopping:
+            self._stopping, control.should_training_stop = False, True
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """End a step that had no batches left."""
+        self._trainer.end_step()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Write the history beside the checkpoints."""
+        """Write the history beside the checkpoints, with what was known when the event came."""
         self._trainer.save_history()
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Leave the model in its best known state, unless Trainer has loaded its best checkpoint."""
-        if self._trainer.interleaving is not None and not args.load_best_model_at_end:
+        """Leave the model in its best known state, unless Trainer has loaded its best checkpoint and so ended it."""
+        if self._trainer.interleaving is not None:
             self._trainer.interleaving.finish()
         self._trainer.save_history()

@@ -15,14 +15,21 @@ from transformers.trainer import OPTIMIZER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .optim import Candidate
+from .shards import pack
 
 STATE_NAME = "iomt_state.pt"
-_VERSION = 1
+_VERSION = 2
 
 
-def describe(candidates: Iterable[Candidate], model: nn.Module) -> dict[str, dict[str, str]]:
-    """What must be the same when a run is resumed: the candidates, and the trainable parameters with their shapes."""
+def describe(
+    candidates: Iterable[Candidate], model: nn.Module, shards: int | None = None
+) -> dict[str, dict[str, str]]:
+    """
+    What must be the same when a run is resumed: the candidates, the trainable parameters with their shapes, and how
+    many processes share them where they are sharded.
+    """
     return {
+        "numbers of shards": {} if shards is None else {str(shards): ""},
         "candidates": {candidate.name: "" for candidate in candidates},
         "trainable parameters": {
             name: str(tuple(parameter.shape))
@@ -32,17 +39,27 @@ def describe(candidates: Iterable[Candidate], model: nn.Module) -> dict[str, dic
     }
 
 
-def save_state(state: Mapping[str, Any], description: dict[str, dict[str, str]], folder: str) -> None:
-    """Write the state of an [`Interleaving`], so that a reader finds all of it or none."""
-    target = Path(folder) / STATE_NAME
+def save_state(
+    state: Mapping[str, Any], description: dict[str, dict[str, str]], folder: str, part: int | None = None
+) -> None:
+    """
+    Write the state of an [`Interleaving`], so that a reader finds all of it or none.
+
+    Args:
+        state (`Mapping[str, Any]`): What `Interleaving.state_dict` returned.
+        description (`dict`): What `describe` returned.
+        folder (`str`): The checkpoint.
+        part (`int`, *optional*): Number of the process where each writes its own part.
+    """
+    target = _state_path(folder, part)
     temporary = target.with_name(target.name + ".tmp")
-    torch.save({"version": _VERSION, "description": description, "state": dict(state)}, temporary)
+    torch.save({"version": _VERSION, "description": description, "state": pack(dict(state))}, temporary)
     temporary.replace(target)
 
 
-def load_state(folder: str, description: dict[str, dict[str, str]]) -> dict[str, Any] | None:
+def load_state(folder: str, description: dict[str, dict[str, str]], part: int | None = None) -> dict[str, Any] | None:
     """
-    Read what `save_state` wrote.
+    Read what `save_state` wrote. Sharded tensors are still packed, see [`shards.unpack`].
 
     Returns:
         The state, or `None` where the checkpoint has neither it nor an optimizer, as with `save_only_model`.
@@ -51,14 +68,20 @@ def load_state(folder: str, description: dict[str, dict[str, str]]) -> dict[str,
         ValueError: It is damaged, from another version, missing where there is an optimizer, or from a run with other
             candidates or trainable parameters.
     """
-    path = Path(folder) / STATE_NAME
+    path = _state_path(folder, part)
     if not path.exists():
-        if not (Path(folder) / OPTIMIZER_NAME).exists():
+        # A file of torch, or of FSDP: optimizer.pt, optimizer.bin, optimizer_0.
+        optimizer = next((item.name for item in sorted(Path(folder).glob("optimizer*"))), None)
+        if optimizer is None:
             return None
+        if (other := _state_path(folder, 0 if part is None else None)).exists():
+            raise ValueError(
+                f"{folder} was written {'with' if part is None else 'without'} FSDP: it has {other.name} instead of "
+                f"{path.name}. Resume it in the same way."
+            )
         raise ValueError(
-            f"{folder} was not written by IOMTTrainer, or not to its end: it has {OPTIMIZER_NAME} but no "
-            f"{STATE_NAME}. Resume from another checkpoint; or delete {OPTIMIZER_NAME} there to go on from its "
-            "weights alone."
+            f"{folder} was not written by IOMTTrainer, or not to its end: it has {optimizer} but no {path.name}. "
+            f"Resume from another checkpoint; or delete {optimizer} there to go on from its weights alone."
         )
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
@@ -83,9 +106,14 @@ def load_state(folder: str, description: dict[str, dict[str, str]]) -> dict[str,
             more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
             raise ValueError(
                 f"{folder} was written with other {kind}: {', '.join(differences[:3])}{more}. Resume with the same "
-                f"ones; or delete {STATE_NAME} and {OPTIMIZER_NAME} there to go on from its weights alone."
+                f"ones; or delete {path.name} and {OPTIMIZER_NAME} there to go on from its weights alone."
             )
     return state
+
+
+def _state_path(folder: str, part: int | None) -> Path:
+    name = Path(STATE_NAME)
+    return Path(folder) / (name if part is None else f"{name.stem}_{part}{name.suffix}")
 
 
 def is_whole(folder: str | os.PathLike[str]) -> bool:

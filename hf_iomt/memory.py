@@ -13,7 +13,7 @@ import torch
 
 from .generators import preserved_generators
 from .interleaving import InterleavingSettings
-from .optim import Candidate, Family, InterleavedOptimizer, Storage
+from .optim import Candidate, Family, InterleavedOptimizer, Storage, local_part
 from .race import FINALISTS, RacePlan
 
 logger = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def memory_need(
     trained = [tensor for tensor in tensors if tensor.requires_grad]
     copy, gradients = sum(map(_bytes, tensors)), sum(map(_bytes, trained))
     mean = sum(
-        tensor.numel() * torch.promote_types(tensor.dtype, torch.float32).itemsize
+        _bytes(tensor) // tensor.itemsize * torch.promote_types(tensor.dtype, torch.float32).itemsize
         if tensor.is_floating_point()
         else _bytes(tensor)
         for tensor in tensors
@@ -164,7 +164,8 @@ def _state_sizes(optimizer: InterleavedOptimizer, like: torch.Tensor) -> list[fl
 
 
 def _bytes(tensor: torch.Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+    part = local_part(tensor)
+    return part.numel() * part.element_size()
 
 
 def _readable(size: float) -> str:

@@ -18,6 +18,8 @@ FINALISTS = 3
 # A race takes at most this share of a run for each candidate, within these limits; a longer one is shortened.
 _SHARE_PER_CANDIDATE = 0.2 / 15
 _SHARES = (0.1, 0.2)
+# Of the forward passes of the run.
+_PROBE_SHARE = 0.05
 # An entrant is idle, see `Race`, where its loss has not fallen by this many standard errors of the change ...
 _SIGNIFICANT = 2.0
 # ... and that standard error, which tells how much its predictions moved, is among the smallest third.
@@ -51,6 +53,10 @@ class RacePlan:
     def probes(self) -> int:
         """How often the probe is measured, but for the few times at the start and the end."""
         return 2 * sum(self._fields[: len(self.rungs)])
+
+    def probe_samples(self, samples: int) -> int:
+        """Samples of the probe, 16 to 128, that keep its cost near a share of a run that trains on so many samples."""
+        return round(min(max(_PROBE_SHARE * samples / self.probes, 16), 128))
 
     @property
     def _fields(self) -> tuple[int, ...]:
@@ -166,6 +172,9 @@ class Race:
             return
         self._schedule = copy.deepcopy(scheduler.state_dict()) if scheduler is not None else {}
         self._multipliers = [group["lr"] for group in optimizer.param_groups]
+        for group in optimizer.param_groups:
+            # Schedulers that act on metrics do not note where they began.
+            group.setdefault("initial_lr", group["lr"])
         self._origin = Snapshot(tensors, storage=optimizer.storage)
         self._origin_losses = probe()
         self.branches = [Branch(candidate, self._origin) for candidate in plan.entrants]
@@ -236,19 +245,26 @@ class Race:
         self._field = [self.branches[index] for index in state["field"]]
         self._rung, self._position = state["rung"], state["position"]
 
-    def after_step(self) -> Branch | None:
+    def after_step(self, lost: bool = False) -> Branch | None:
         """
         Count a step, and where the entrant's rung is over judge it and put the next one on the track.
+
+        Args:
+            lost (`bool`, *optional*): The entrant has diverged: it is out at once.
 
         Returns:
             The entrant whose rung ended with this step, if one did.
         """
         branch = self.current
-        branch.steps += 1
-        self._average.add()
-        if branch.steps < self.plan.rungs[self._rung]:
-            return None
-        self._leave(branch)
+        if lost:
+            branch.loss, branch.alive = math.inf, False
+            self._optimizer.reset_family(self._optimizer.active.family)
+        else:
+            branch.steps += 1
+            self._average.add()
+            if branch.steps < self.plan.rungs[self._rung]:
+                return None
+            self._leave(branch)
         self._position += 1
         if self._position == len(self._field):
             self._field = self._promote(self.plan.kept[self._rung])
@@ -273,18 +289,19 @@ class Race:
         else:
             self._keep(self.current)
 
-    def settle(self) -> None:
+    def settle(self, judge: bool = True) -> None:
         """
         End the race: go on from the first finalist, or from the mean of the finalists where the probe prefers it.
 
-        Finalists' families keep their optimizer state; all others start afresh.
+        Finalists' families keep their optimizer state; all others start afresh. Without a judgement everything goes
+        back to the origin.
         """
         self._optimizer.ignore_schedule = False
         if self._scheduler is not None:
             self._scheduler.load_state_dict(self._schedule)
             for group, multiplier in zip(self._optimizer.param_groups, self._multipliers, strict=True):
                 group["lr"] = multiplier
-        finalists = self.finalists
+        finalists = self.finalists if judge else []
         for family in {candidate.family for candidate in self._optimizer.candidates}:
             self._optimizer.reset_family(family)
         # Before the parameters: an optimizer with an iterate of its own changes them when another takes over.

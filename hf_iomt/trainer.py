@@ -10,27 +10,28 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from accelerate.utils import broadcast_object_list  # type: ignore[import-untyped]
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from .assessment import Assessment
+from .attempts import AttemptsMixin
+from .backends import refuse_unsupported_backends, state_part
 from .callbacks import InterleavingCallback
 from .candidate_list import check_trainable, resolve_candidates
 from .checkpoint import describe, find_checkpoint, load_state, save_state
+from .checkpoint_timing import CheckpointTimingMixin
 from .interleaving import Interleaving
 from .json_files import write_json
 from .memory import memory_need, report_memory
 from .optim import InterleavedOptimizer, Place, Storage, trainable_tensors
 from .probe import Probe
 from .race import RacePlan, plan_race
-from .selection import (
-    HISTORY_NAME,
-    ParameterProjection,
-    Selector,
-    select_parameters,
-)
-from .trainer_families import find_family
+from .search import SearchMixin
+from .selection import HISTORY_NAME, ParameterProjection, Selector, select_parameters
+from .shards import reshard, unpack
+from .trainer_families import find_family, spare_embeddings
 from .training_args import IOMTTrainingArguments
 from .transferability import TRANSFERABILITY_NAME, Transferability
 
@@ -38,10 +39,8 @@ logger = logging.getLogger(__name__)
 
 # With fewer cycles than this after the race, cycles are shortened.
 _LEAST_CYCLES = 4
-# The race's probe is measured in this many groups, which show how uncertain its mean is; and its cost is held near
-# this share of the run's forward passes.
+# The race's probe is measured in this many groups, which show how uncertain its mean is.
 _RACE_GROUPS = 4
-_RACE_PROBE_SHARE = 0.05
 # Of the cycles after the race at most one in this many is drawn by Eq. 3.
 _INITIAL_SHARE = 6
 # The samples that ω_t is measured on before training: at most this share of those that the run trains on, each of
@@ -56,7 +55,7 @@ else:
     _Base = object
 
 
-class IOMTTrainerMixin(_Base):
+class IOMTTrainerMixin(AttemptsMixin, CheckpointTimingMixin, SearchMixin, _Base):
     """
     Makes a Trainer interleave optimizers: `class MyTrainer(IOMTTrainerMixin, SomeTrainer)`.
 
@@ -67,7 +66,9 @@ class IOMTTrainerMixin(_Base):
     - `create_scheduler` leaves the steps of the race out, and the schedule begins after the race;
     - `training_step` hands the loss of each step to [`Interleaving`], which chooses the candidate that steps next;
     - `prediction_step` shows each batch to the assessment of transferability, while there is one;
-    - checkpoints hold the state of the loop and what the assessment found, and `train` resumes from whole ones only;
+    - checkpoints hold the state of the loop and what the assessment found, they are written between two steps, and
+      `train` resumes from whole ones only;
+    - what an attempt that failed was trying out is undone before the next one;
     - `log` adds the decisions, and reports the learning rate that was really used;
     - a callback judges a cycle at its end.
 
@@ -98,23 +99,24 @@ class IOMTTrainerMixin(_Base):
                 f"{type(self).__name__} chooses the optimizer itself: pass no optimizer, and say in `iomt_candidates` "
                 "what it may choose from. A scheduler can be passed as `optimizers=(None, scheduler)`."
             )
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            raise ValueError(
-                f"{type(self).__name__} does not support {'DeepSpeed' if self.is_deepspeed_enabled else 'FSDP'} yet. "
-                "Use one process or DDP, with mixed precision, gradient checkpointing or LoRA to save memory."
-            )
+        refuse_unsupported_backends(self)
         self.interleaving: Interleaving | None = None
         self.transferability: Transferability | None = None
         self._assessment: Assessment | None = None
         self._restored: dict[str, Any] | None = None
-        self._step_loss: torch.Tensor | None = None
         self._race_plan: RacePlan | None = None
+        self._sums_losses = False
         self.add_callback(InterleavingCallback(self))
 
     @property
     def iomt_history(self) -> list[dict[str, Any]]:
         """One dictionary per cycle, see [`~selection.CycleRecord`]. Empty before training."""
         return self.interleaving.history if self.interleaving is not None else []
+
+    @property
+    def _devices(self) -> int:
+        """Devices whose losses Trainer takes to be parts of a sum."""
+        return self.args.world_size * max(1, self.args.n_gpu) if self.args.average_tokens_across_devices else 1
 
     @property
     def interleaved_optimizer(self) -> InterleavedOptimizer:
@@ -126,6 +128,7 @@ class IOMTTrainerMixin(_Base):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train as Trainer does; of the checkpoints that a kill left behind only whole ones are resumed."""
         self._restored = None
+        self.abandon()
         return super().train(find_checkpoint(resume_from_checkpoint, str(self.args.output_dir)), *args, **kwargs)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -149,6 +152,7 @@ class IOMTTrainerMixin(_Base):
                 },
             )
             optimizer = super().create_optimizer(model)
+            spare_embeddings(target, [find(candidate.family) for candidate in self.interleaved_optimizer.candidates])
             # The groups' weight decay cannot tell them apart where `args.weight_decay` is 0.
             names = set(self.get_decay_parameter_names(target))
             decayed = {id(parameter) for name, parameter in target.named_parameters() if name in names}
@@ -172,10 +176,14 @@ class IOMTTrainerMixin(_Base):
         """Train on one batch as Trainer does, and pass the loss of the optimizer step on."""
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         if self.interleaving is not None:
-            # Trainer scales the loss of each batch so that those of one optimizer step add up to their mean.
+            # Trainer scales the loss of each batch so that those of one optimizer step add up to their mean, unless it
+            # wrongly takes the model to have done so: then the sum over batches, or the mean over devices, which it
+            # multiplies by their number, would not compare with the probe.
             self._step_loss = loss if self._step_loss is None else self._step_loss + loss
             if self.accelerator.sync_gradients:
-                self.interleaving.after_backward(self._step_loss)
+                added_up = self._sums_losses and num_items_in_batch is not None
+                count = self.current_gradient_accumulation_steps * self._devices if added_up else 1
+                self.interleaving.after_backward(self._step_loss / count)
                 self._step_loss = None
         return loss
 
@@ -205,7 +213,8 @@ class IOMTTrainerMixin(_Base):
         """
         self._assessment = Assessment(self, samples or self.args.iomt_transferability_samples)
         try:
-            return self._assessment.run()
+            with self.keeping_batch_size("Measuring ω_t", "reduce `per_device_eval_batch_size`"):
+                return self._assessment.run()
         finally:
             self._assessment = None
 
@@ -244,13 +253,16 @@ class IOMTTrainerMixin(_Base):
         if alone:
             # Nothing to choose: the run is Trainer's own, to the last bit.
             settings = replace(settings, score="losses", rollback=False)
+        # `auto_find_batch_size` may have made it smaller.
+        per_step = self._train_batch_size * args.gradient_accumulation_steps * args.world_size
+        probe = Probe(self, args.iomt_probe_samples or max(8, per_step // 2))
         model = cast(nn.Module, self.model)
+        transferability = self._find_transferability(per_step)
+        if self.is_fsdp_enabled:
+            reshard(model)
+        report_memory(memory_need(trainable_tensors(model), optimizer, settings, race), optimizer.storage)
         named = dict(model.named_parameters())
         selected = select_parameters(named.items(), args.iomt_state_parameters)
-        per_step = args.train_batch_size * args.gradient_accumulation_steps
-        tensors = trainable_tensors(model)
-        report_memory(memory_need(tensors, optimizer, settings, race), optimizer.storage)
-        transferability = self._find_transferability(per_step)
         self.interleaving = Interleaving(
             optimizer,
             Selector(
@@ -259,26 +271,36 @@ class IOMTTrainerMixin(_Base):
                 args.selector_settings(initial_cycles, transferability),
                 seed=args.seed,
             ),
-            tensors,
+            trainable_tensors(model),
             ParameterProjection([(name, named[name]) for name in selected], args.seed),
             settings,
-            probe=Probe(self, args.iomt_probe_samples or max(8, per_step // 2)),
+            probe=probe,
             race=race,
-            race_probe=None if race is None else Probe(self, self._race_probe_samples(race, per_step), _RACE_GROUPS),
+            race_probe=None
+            if race is None
+            else Probe(self, args.iomt_probe_samples or race.probe_samples(max_steps * per_step), _RACE_GROUPS),
             reduce=lambda losses: self.accelerator.reduce(losses, "mean"),
+            # The last digit may depend on the machine, and ranks must not differ.
+            share=lambda choice: broadcast_object_list([choice])[0],
+            scaler=self.accelerator.scaler,
             scheduler=self.lr_scheduler,
             first_step=self.state.global_step + 1,
         )
         self._step_loss = None
+        scaled_by_model = self.loss_is_scaled_for_ga is None and self.model_accepts_loss_kwargs
+        summing = args.gradient_accumulation_steps * self._devices > 1 and not alone
+        self._sums_losses = scaled_by_model and summing and not probe.counts_items()
         if restored is None:
             self.interleaving.begin()
         else:
             self.interleaving.load_state_dict(restored)
 
     def save_history(self) -> None:
-        """Write `iomt_history.json` into the output folder."""
+        """Write `iomt_history.json` into the output folder, or into that of the trial in a hyperparameter search."""
         if self.interleaving is not None and self.args.should_save:
-            write_json(self.iomt_history, os.path.join(str(self.args.output_dir), HISTORY_NAME))
+            folder = self._get_output_dir(getattr(self, "_trial", None))
+            os.makedirs(folder, exist_ok=True)
+            write_json(self.iomt_history, os.path.join(folder, HISTORY_NAME))
 
     def _find_transferability(self, per_step: int) -> float:
         """ω_t: as it is set, as the checkpoint has it, or measured now; and what is known of it logged and written."""
@@ -291,7 +313,7 @@ class IOMTTrainerMixin(_Base):
         elif not resumed or restored is None or restored.split is None:
             if resumed:
                 logger.warning("The checkpoint has no %s that was measured: doing so now.", TRANSFERABILITY_NAME)
-            affordable = round(_ASSESSED_SHARE * self.state.max_steps * per_step * args.world_size)
+            affordable = round(_ASSESSED_SHARE * self.state.max_steps * per_step)
             samples = min(args.iomt_transferability_samples, max(affordable, _LEAST_ASSESSED))
             self.transferability = self.assess_transferability(samples)
             self.log({f"iomt/transferability/{name}": part for name, part in self.transferability.parts.items()})
@@ -305,28 +327,32 @@ class IOMTTrainerMixin(_Base):
             write_json(asdict(self.transferability), os.path.join(folder, TRANSFERABILITY_NAME))
 
     def _description(self) -> dict[str, dict[str, str]]:
-        return describe(self.interleaved_optimizer.candidates, cast(nn.Module, self.model))
+        shards = None if state_part(self) is None else self.accelerator.num_processes
+        return describe(self.interleaved_optimizer.candidates, cast(nn.Module, self.model), shards)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         self._save_transferability(output_dir)
         if self.interleaving is not None:
             # Ranks take part in it.
-            state = self.interleaving.state_dict()
-            if self.args.should_save:
-                save_state(state, self._description(), output_dir)
+            state, part = self.interleaving.state_dict(), state_part(self)
+            if self.args.should_save or part is not None:
+                save_state(state, self._description(), output_dir, part)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        # Trainer's own state, which follows, says that the checkpoint is whole.
+        self.accelerator.wait_for_everyone()
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            self._restored = load_state(checkpoint, self._description())
+            self._restored = load_state(checkpoint, self._description(), state_part(self))
+            if self._restored is not None and self.is_fsdp_enabled:
+                self._restored = unpack(self._restored, cast(nn.Module, self.model).parameters())
+                self.interleaved_optimizer.make_slots(self._restored["families"])
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             self.transferability = Transferability.read(os.path.join(checkpoint, TRANSFERABILITY_NAME))
-
-    def _race_probe_samples(self, race: RacePlan, per_step: int) -> int:
-        """Samples that keep the race's probes near a fixed share of the run's forward passes."""
-        affordable = _RACE_PROBE_SHARE * self.state.max_steps * per_step / race.probes
-        return self.args.iomt_probe_samples or round(min(max(affordable, 16), 128))
 
     def _cycle_plan(self, steps: int) -> tuple[int, int]:
         """Switch step τ and initial cycles, shortened where `steps` leave no room for them."""

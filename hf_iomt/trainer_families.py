@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Iterable
+from typing import Any, cast
 
 import torch
+from torch import nn
 from transformers import Trainer, TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from .optim import Family, get_family, list_families
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 def find_family(args: TrainingArguments, model: nn.Module | None = None) -> Callable[[str], Family]:
@@ -50,6 +48,21 @@ def find_family(args: TrainingArguments, model: nn.Module | None = None) -> Call
         return Family(name, optimizer_class, defaults=settings)
 
     return find
+
+
+def spare_embeddings(model: nn.Module, families: Iterable[Family]) -> None:
+    """Keep the state of embeddings in 32 bits where an optimizer of bitsandbytes has 8, as Trainer does."""
+    if not any(
+        "bitsandbytes" in str(family.optimizer_class) and family.defaults.get("optim_bits") == 8 for family in families
+    ):
+        return
+    import bitsandbytes
+
+    optim: Any = bitsandbytes.optim
+    manager = optim.GlobalOptimManager.get_instance()
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            manager.register_module_override(module, "weight", {"optim_bits": 32})
 
 
 def _from_trainer(name: str, args: TrainingArguments, model: nn.Module | None) -> tuple[Any, dict[str, Any]]:

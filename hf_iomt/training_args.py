@@ -23,6 +23,7 @@ from .choices import (
 )
 from .interleaving import InterleavingSettings
 from .optim import PRESETS, Candidate, format_candidates, parse_candidates
+from .schedule import check_schedule
 from .selection import SelectorSettings
 from .trainer_families import find_family
 from .transferability import DISTRIBUTION_METRICS
@@ -103,8 +104,8 @@ class IOMTTrainingArguments(TrainingArguments):
     Trainer's arguments with the settings of IOMT.
 
     `optim`, `optim_args` and `learning_rate` are not used: the candidates say what there is to choose from.
-    `lr_scheduler_type` and warm-up apply to every candidate's learning rate. `weight_decay` applies to the candidates
-    that do not set their own.
+    `lr_scheduler_type` and warm-up multiply every candidate's learning rate; `min_lr`, `max_lr` and `lr_end` in
+    `lr_scheduler_kwargs` are multiples of it. `weight_decay` applies to the candidates that do not set their own.
 
     Settings left unset (`None`) come from `iomt_preset`.
 
@@ -283,8 +284,9 @@ class IOMTTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        self._validate_iomt()
+        self.validate_iomt()
         super().__post_init__()
+        check_schedule(self)
 
     @property
     def transferability_weight(self) -> float | None:
@@ -303,7 +305,8 @@ class IOMTTrainingArguments(TrainingArguments):
         values = {item.name: getattr(self, f"iomt_{item.name}") for item in fields(InterleavingSettings)}
         return InterleavingSettings(**{**values, "switch_steps": switch_steps})
 
-    def _validate_iomt(self) -> None:
+    def validate_iomt(self) -> None:
+        """Check the settings of IOMT, and fill those left unset in from the preset. Raises `ValueError`."""
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
             if value is None and name in PRESET_SETTINGS["default"]:
@@ -327,6 +330,11 @@ class IOMTTrainingArguments(TrainingArguments):
             raise ValueError(
                 "`iomt_switch_steps` must be a whole number of steps, at least 1, or a share of an epoch between 0 "
                 f"and 1, but got {tau!r}."
+            )
+        if self.optim_target_modules:
+            raise ValueError(
+                f"`optim_target_modules` has no effect, but got {self.optim_target_modules!r}: it belongs to GaLore "
+                "and APOLLO, which choose their own parameters and cannot take turns with others. Please leave it out."
             )
         self._validate_transferability()
         self._validate_candidates(self.iomt_candidates)

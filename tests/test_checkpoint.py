@@ -9,8 +9,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -173,14 +171,14 @@ def test_killed_again_and_again(tmp_path):
 
 @pytest.mark.parametrize("settings", [{}, {"bf16": True}], ids=["fp32", "bf16"])
 def test_killed_at_random(tmp_path, settings):
-    """Accumulation, dropout, LoRA: 20 kills in all, some of them while a checkpoint is written."""
+    """Accumulation, dropout, LoRA: 20 kills, some of them while a checkpoint is written."""
     settings = {**settings, "gradient_accumulation_steps": 2, "max_steps": 30}
     whole = make(tmp_path / "whole", **settings)
     whole.train()
     expected = outcome(whole)
     draw = random.Random(0 if "bf16" in settings else 1)
     found = set()
-    for number in range(10):
+    for number in range(20):
         path = tmp_path / str(number)
         where = ("substep", "step", "save")[number % 3]
         # Files by torch and Trainer's state: five for each checkpoint.
@@ -241,7 +239,7 @@ class TestWhatDiffers:
         path = self.copy(folder, tmp_path)
         state = torch.load(path / "checkpoint-20" / STATE_NAME, weights_only=True)
         torch.save({**state, "version": 99}, path / "checkpoint-20" / STATE_NAME)
-        with pytest.raises(ValueError, match=r"has version 99, but this release reads version 1"):
+        with pytest.raises(ValueError, match=r"has version 99, but this release reads version 2"):
             self.resume(path)
 
     def test_a_checkpoint_of_trainer(self, tmp_path):
@@ -270,7 +268,7 @@ class TestWhatDiffers:
 
     def test_the_file_is_plain(self, folder):
         state = torch.load(folder / "checkpoint-20" / STATE_NAME, weights_only=True)
-        assert state["version"] == 1 and state["state"]["step"] == 21
+        assert state["version"] == 2 and state["state"]["step"] == 21
 
 
 class TestWholeCheckpoints:
@@ -298,42 +296,3 @@ class TestWholeCheckpoints:
     @pytest.mark.parametrize("asked", [None, False, "somewhere/else"])
     def test_others_are_trainers_business(self, tmp_path, asked):
         assert find_checkpoint(asked, str(tmp_path)) == asked
-
-
-PROCESS = """
-import json, sys, torch, tiny
-from hf_iomt import IOMTTrainer, IOMTTrainingArguments
-
-torch.set_num_threads(1)
-args = IOMTTrainingArguments(
-    output_dir=sys.argv[1], use_cpu=True, report_to="none", disable_tqdm=True, save_steps=1, max_steps=40,
-    per_device_train_batch_size=4, iomt_candidates="adam:lr=0.01; sgdm:lr=0.05; adagrad:lr=0.02", iomt_switch_steps=4,
-)
-trainer = IOMTTrainer(tiny.bert(), args, train_dataset=tiny.Texts(90))
-trainer.train(resume_from_checkpoint=f"{sys.argv[1]}/checkpoint-{sys.argv[2]}" if sys.argv[2] != "0" else None)
-history = [{**record, "seconds": 0} for record in trainer.iomt_history]
-values = {name: item.tolist() for name, item in tiny.values(trainer.model).items()}
-# Lines that two processes print may run into each other.
-with open(f"{sys.argv[1]}/found{args.process_index}.json", "w") as file:
-    json.dump([history, values], file)
-"""
-
-
-def test_two_processes_resume_exactly(tmp_path):
-    script = tmp_path / "train.py"
-    script.write_text(PROCESS)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
-
-    def run(step):
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-        result = subprocess.run(
-            [*command, str(tmp_path / "run"), str(step)], capture_output=True, text=True, env=environment, timeout=300
-        )
-        assert result.returncode == 0, result.stderr[-3000:]
-        first, second = (json.loads((tmp_path / "run" / f"found{rank}.json").read_text()) for rank in (0, 1))
-        assert first == second
-        return first
-
-    whole = run(0)
-    # In the race, and within a cycle, whose losses so far differ between the processes.
-    assert run(2) == whole and run(14) == whole

@@ -38,3 +38,10 @@ def test_what_is_no_number_is_damage(loss):
 def test_the_benefit_of_the_doubt_is_two_standard_errors_within_limits():
     assert Standing(initial=2.0, cycle_end=3.0, cycle_error=0.1).charitable_end == pytest.approx(2.8)
     assert Standing(initial=2.0, cycle_end=3.0, cycle_error=5.0).charitable_end == pytest.approx(2.0)
+
+
+def test_damage_on_the_same_samples_does_not_depend_on_how_hard_they_are():
+    """The start of training was measured on other samples, which may be easier."""
+    standing = Standing(initial=0.6)
+    assert not standing.is_damaged(0.83, 0.82) and standing.is_broken(0.83, 0.82)
+    assert standing.is_damaged(0.95, 0.82) and standing.is_damaged(float("nan"), 0.82)

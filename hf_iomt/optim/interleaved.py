@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, cast
@@ -11,10 +10,12 @@ import torch
 
 from .candidates import Candidate, parse_candidates
 from .families import Family, get_family
+from .slots import SEPARATOR, Slots, clone, extract
+from .snapshot import Snapshot
 from .storage import IN_PLACE, Kept, Storage
 
-# Separates a family from the name of its slot or group entry in a state dict: "adam/exp_avg".
-_SEPARATOR = "/"
+# Stands for a sharded parameter without slots.
+_NO_SLOT = f"{SEPARATOR}none"
 
 
 class InterleavedOptimizer(torch.optim.Optimizer):
@@ -152,7 +153,7 @@ class InterleavedOptimizer(torch.optim.Optimizer):
             inner groups without the parameters), or `None` where the family has not been used.
         """
         inner = self._inner.get(family)
-        return None if inner is None else cast(dict[str, Any], _clone(self._packed(family, inner)))
+        return None if inner is None else cast(dict[str, Any], clone(self._packed(family, inner)))
 
     def release_family(self, family: str) -> dict[str, Any] | None:
         """Hand a family's state over, without a copy, as `family_state` returns it; the family forgets it."""
@@ -167,11 +168,36 @@ class InterleavedOptimizer(torch.optim.Optimizer):
         self.reset_family(family)
         if state is None:
             return
-        state = _clone(dict(state)) if copy else state
+        state = clone(dict(state)) if copy else state
         inner = self._family_optimizer(family)
         inner.state = self._by_parameter(state["state"])
         for group, saved in zip(inner.param_groups, state["groups"], strict=True):
             group.update(saved)
+
+    def families_in_use(self) -> dict[str, int]:
+        """The families that have state, each with the index of a candidate that has made or can make its steps."""
+        return {name: self.last_used.get(name, self.candidates.index(self._first(name))) for name in self._inner}
+
+    def make_slots(self, families: Mapping[str, int]) -> None:
+        """
+        Make slots with meaningless values, as torch does for an optimizer without state: a distributed checkpoint is
+        read into slots that exist.
+
+        Args:
+            families (`Mapping[str, int]`): What `families_in_use` returned when the state was saved.
+        """
+        active, parameters = self._active, self._parameters()
+        snapshot = Snapshot(parameters)
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        for family, self._active in families.items():
+            inner = self._family_optimizer(family, synchronise=True)
+            for group in inner.param_groups:
+                group["lr"] = 0.0
+            inner.step()
+        self._active = active
+        self.zero_grad()
+        snapshot.restore()
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Make one step with the active candidate."""
@@ -190,11 +216,11 @@ class InterleavedOptimizer(torch.optim.Optimizer):
     @property
     def state(self) -> defaultdict[torch.Tensor, dict[str, Any]]:  # type: ignore[override]
         """All families' slots by parameter, under names such as `adam/exp_avg`. A view made anew at each access."""
-        merged: defaultdict[torch.Tensor, dict[str, Any]] = defaultdict(dict)
+        merged: defaultdict[torch.Tensor, dict[str, Any]] = Slots(dict)
         for family, inner in self._inner.items():
             kept = self._idle.get(family)
             for parameter, slots in (inner.state if kept is None else self._by_parameter(kept.read())).items():
-                merged[parameter].update({f"{family}{_SEPARATOR}{slot}": value for slot, value in slots.items()})
+                merged[parameter].update({f"{family}{SEPARATOR}{slot}": value for slot, value in slots.items()})
         return merged
 
     @state.setter
@@ -213,7 +239,11 @@ class InterleavedOptimizer(torch.optim.Optimizer):
         packed = super().state_dict()
         for family, inner in self._inner.items():
             for target, group in zip(packed["param_groups"], inner.param_groups, strict=True):
-                target.update({f"{family}{_SEPARATOR}{key}": value for key, value in group.items() if key != "params"})
+                target.update({f"{family}{SEPARATOR}{key}": value for key, value in group.items() if key != "params"})
+        for number, parameter in enumerate(self._parameters()):
+            if hasattr(parameter, "to_local") and number not in packed["state"]:
+                # torch.distributed.checkpoint does not load parameters without slots, as under SGD.
+                packed["state"][number] = {_NO_SLOT: torch.zeros(1, device=parameter.device)}
         return packed
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -236,15 +266,16 @@ class InterleavedOptimizer(torch.optim.Optimizer):
                 f"The state was saved with the candidate {groups[0]['candidate']!r} active, which is not among the "
                 f"candidates of this optimizer: {'; '.join(names)}. Use the candidate list it was saved with."
             )
-        saved = {slot.partition(_SEPARATOR)[0] for slots in state_dict["state"].values() for slot in slots}
-        saved |= {key.partition(_SEPARATOR)[0] for key in groups[0] if _SEPARATOR in key}
+        saved = {slot.partition(SEPARATOR)[0] for slots in state_dict["state"].values() for slot in slots}
+        saved |= {key.partition(SEPARATOR)[0] for key in groups[0] if SEPARATOR in key}
+        saved.discard("")
         unknown = sorted(saved - set(self._families))
         if unknown:
             raise ValueError(
                 f"The state holds the families {', '.join(unknown)}, but this optimizer has only "
                 f"{', '.join(self._families)}. Use the candidate list it was saved with."
             )
-        outer = [{key: value for key, value in group.items() if _SEPARATOR not in key} for group in groups]
+        outer = [{key: value for key, value in group.items() if SEPARATOR not in key} for group in groups]
         super().load_state_dict({"state": {}, "param_groups": outer})
         self._active = names.index(groups[0]["candidate"])
         self._inner.clear()
@@ -254,7 +285,7 @@ class InterleavedOptimizer(torch.optim.Optimizer):
             if family in saved:
                 # The family's own class knows how to cast its slots (a step counter stays where it is, say).
                 inner = self._family_optimizer(family)
-                inner.load_state_dict(_extract(state_dict, family))
+                inner.load_state_dict(extract(state_dict, family))
                 if family != self.active.family and self.storage.place != "none":
                     self._put_away(family, inner)
 
@@ -357,28 +388,3 @@ class InterleavedOptimizer(torch.optim.Optimizer):
         method = getattr(inner, mode, None)
         if callable(method):
             method()
-
-
-def _clone(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.detach().clone()
-    if isinstance(value, dict):
-        return {key: _clone(item) for key, item in value.items()}
-    return copy.deepcopy(value)
-
-
-def _extract(state_dict: Mapping[str, Any], family: str) -> dict[str, Any]:
-    """The part of an interleaved state dict that belongs to one family, in that family's own layout."""
-    prefix = family + _SEPARATOR
-    state = {
-        number: {slot[len(prefix) :]: value for slot, value in slots.items() if slot.startswith(prefix)}
-        for number, slots in state_dict["state"].items()
-    }
-    groups = [
-        {
-            "params": group["params"],
-            **{key[len(prefix) :]: value for key, value in group.items() if key.startswith(prefix)},
-        }
-        for group in state_dict["param_groups"]
-    ]
-    return {"state": {number: slots for number, slots in state.items() if slots}, "param_groups": groups}

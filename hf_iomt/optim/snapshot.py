@@ -23,9 +23,16 @@ def trainable_tensors(model: nn.Module) -> list[torch.Tensor]:
     return tensors
 
 
+def local_part(tensor: Any) -> torch.Tensor:
+    """What this process holds of a sharded tensor (`DTensor`), else the tensor; in any case the same memory."""
+    part: torch.Tensor = tensor.detach()
+    # Told without importing torch.distributed, which not every build has.
+    return part.to_local() if hasattr(part, "to_local") else part
+
+
 class Snapshot:
     """
-    Values of some tensors at one moment.
+    Values of some tensors at one moment, of sharded ones this process's part.
 
     Args:
         tensors (`Sequence[torch.Tensor]`): The tensors, which `restore` writes into.
@@ -41,7 +48,7 @@ class Snapshot:
         storage: Storage = IN_PLACE,
     ) -> None:
         self._tensors = tensors
-        self._kept = storage.put(list(tensors if values is None else values), copy=values is None)
+        self._kept = storage.put(list(map(local_part, tensors) if values is None else values), copy=values is None)
 
     @classmethod
     def load(
@@ -62,7 +69,7 @@ class Snapshot:
     def restore(self) -> None:
         """Write the values back, in place."""
         for tensor, value in zip(self._tensors, self, strict=True):
-            tensor.copy_(value)
+            local_part(tensor).copy_(value)
 
 
 class ParameterAverage:
@@ -81,13 +88,13 @@ class ParameterAverage:
     @torch.no_grad()
     def add(self, snapshot: Snapshot | None = None) -> None:
         """Add the present values, or those of a snapshot."""
-        values = self._tensors if snapshot is None else snapshot
+        values = map(local_part, self._tensors) if snapshot is None else snapshot
         if self.count == 0:
             # Sums of many bfloat16 values would lose their last bits.
             self._sums = [
-                value.detach().to(torch.promote_types(value.dtype, torch.float32), copy=True)
+                value.to(torch.promote_types(value.dtype, torch.float32), copy=True)
                 if value.is_floating_point()
-                else value.detach().clone()
+                else value.clone()
                 for value in values
             ]
         else:
@@ -124,7 +131,7 @@ class ParameterAverage:
     def restore(self) -> None:
         """Write the mean into the tensors, one at a time; raises as `snapshot` does."""
         for tensor, mean in zip(self._tensors, self._means(), strict=True):
-            tensor.copy_(mean)
+            local_part(tensor).copy_(mean)
 
     def _means(self) -> Iterator[torch.Tensor]:
         if self.count == 0:

@@ -57,7 +57,8 @@ class ParameterProjection:
     """
     A fixed sparse random projection of each selected tensor.
 
-    It is linear, so the parts of a sharded tensor can be projected where they are and summed.
+    It is linear, so the parts of a sharded tensor (`DTensor`) are projected where they are and summed: all processes
+    get the projection of the whole.
 
     Args:
         parameters (`Sequence[tuple[str, torch.Tensor]]`): Names and tensors; the tensors are read at each call.
@@ -65,9 +66,10 @@ class ParameterProjection:
     """
 
     def __init__(self, parameters: Sequence[tuple[str, torch.Tensor]], seed: int) -> None:
-        self._tensors = [tensor for _, tensor in parameters]
+        self._tensors: list[Any] = [tensor for _, tensor in parameters]
         self._entries = [
-            _sparse_projection(tensor.numel(), seed ^ zlib.crc32(name.encode())) for name, tensor in parameters
+            _local_entries(tensor, *_sparse_projection(tensor.numel(), seed ^ zlib.crc32(name.encode())))
+            for name, tensor in parameters
         ]
 
     @torch.no_grad()
@@ -76,13 +78,18 @@ class ParameterProjection:
         if not self._tensors:
             return np.zeros(0)
         parts = []
-        for number, (tensor, (rows, columns, values)) in enumerate(zip(self._tensors, self._entries, strict=True)):
+        tensors: list[Any] = [tensor.to_local() if _is_sharded(tensor) else tensor for tensor in self._tensors]
+        for number, (tensor, (rows, columns, values)) in enumerate(zip(tensors, self._entries, strict=True)):
             if rows.device != tensor.device:
                 rows, columns, values = (entry.to(tensor.device) for entry in (rows, columns, values))
                 self._entries[number] = (rows, columns, values)
             picked = tensor.detach().reshape(-1)[columns].float() * values
             parts.append(torch.zeros(_PER_TENSOR, device=tensor.device).index_add_(0, rows, picked))
-        projected = torch.stack([part.to(parts[0].device) for part in parts]).reshape(-1)
+        projected = torch.stack([part.to(parts[0].device) for part in parts])
+        sharded = [number for number, tensor in enumerate(self._tensors) if _is_sharded(tensor)]
+        if sharded:
+            projected[sharded] = _sum_over_shards(projected[sharded], self._tensors[sharded[0]])
+        projected = projected.reshape(-1)
         return np.nan_to_num(projected.cpu().numpy().astype(np.float64), posinf=0.0, neginf=0.0)
 
 
@@ -101,6 +108,35 @@ def _sparse_projection(size: int, seed: int) -> tuple[torch.Tensor, torch.Tensor
         torch.as_tensor(matrix.col.astype(np.int64)),
         torch.as_tensor(matrix.data.astype(np.float32)),
     )
+
+
+def _is_sharded(tensor: torch.Tensor) -> bool:
+    """Whether it is a `DTensor`, told without importing torch.distributed where nothing is distributed."""
+    return hasattr(tensor, "to_local")
+
+
+def _local_entries(
+    tensor: Any, rows: torch.Tensor, columns: torch.Tensor, values: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The entries whose columns are in this process's part of the tensor, with columns counted within the part."""
+    if not _is_sharded(tensor):
+        return rows, columns, values
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    shape, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    local, here = torch.zeros_like(columns), torch.ones_like(columns, dtype=torch.bool)
+    for place, size, first in zip(torch.unravel_index(columns, tensor.shape), shape, offset, strict=True):
+        here &= (place >= first) & (place < first + size)
+        local = local * size + place - first
+    return rows[here], local[here], values[here]
+
+
+def _sum_over_shards(parts: torch.Tensor, tensor: Any) -> torch.Tensor:
+    """The sum of the processes' parts, over the dimensions of the mesh that the tensor is sharded on."""
+    from torch.distributed.tensor import DTensor, Partial, Replicate
+
+    placements = [Partial() if placement.is_shard() else Replicate() for placement in tensor.placements]
+    return DTensor.from_local(parts, tensor.device_mesh, placements).full_tensor()
 
 
 def compress(states: Array, compression: Compression, components: int, seed: int = 0) -> Array:

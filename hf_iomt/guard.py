@@ -1,0 +1,201 @@
+"""The guard over the cycles: measures how each ended, undoes what did damage, and keeps the best parameters."""
+
+from __future__ import annotations
+
+import logging
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .optim import InterleavedOptimizer, ParameterAverage, Snapshot
+from .standing import Standing
+
+logger = logging.getLogger(__name__)
+
+
+class Guard:
+    """
+    Judges cycles, by a probe or by the training losses, and rolls back those that did damage.
+
+    Args:
+        optimizer ([`InterleavedOptimizer`]): Its families forget their moments where parameters are put back.
+        tensors (`Sequence[torch.Tensor]`): What training changes.
+        rollback (`bool`): Whether to undo at all.
+        patience (`int`): Damaged cycles in a row before the best parameters come back; 0 for never.
+        by_probe (`bool`): Whether a cycle is measured by the probe instead of by its training losses.
+        probe (`Callable[[], NDArray]`, *optional*): Losses of shape (groups,) on fixed training samples.
+
+    Attributes:
+        standing ([`Standing`]): Losses to compare with.
+        rolled_back (`bool`): Whether the cycle that has ended was undone.
+    """
+
+    def __init__(
+        self,
+        optimizer: InterleavedOptimizer,
+        tensors: Sequence[torch.Tensor],
+        rollback: bool,
+        patience: int,
+        by_probe: bool,
+        probe: Callable[[], NDArray[np.float64]] | None = None,
+    ) -> None:
+        self.standing = Standing()
+        self.rolled_back = False
+        self._optimizer = optimizer
+        self._tensors = tensors
+        self._rollback = rollback
+        self._patience = patience
+        self._by_probe = by_probe
+        self._probe = probe
+        self._tail = ParameterAverage(tensors)
+        self._start: Snapshot | None = None
+        self._best: Snapshot | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the judgement of later cycles depends on, in plain values and tensors."""
+        return {
+            "tail": self._tail.state_dict(),
+            "start": None if self._start is None else self._start.values,
+            "best": None if self._best is None else self._best.values,
+            "rolled_back": self.rolled_back,
+            "standing": asdict(self.standing),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state_dict` returned."""
+        self._tail.load_state_dict(state["tail"])
+        self._start, self._best = (
+            None if state[name] is None else Snapshot.load(self._tensors, state[name], self._optimizer.storage)
+            for name in ("start", "best")
+        )
+        self.rolled_back = state["rolled_back"]
+        # A race holds on to it.
+        vars(self.standing).update(state["standing"])
+
+    def measure(self, first: bool = False) -> None:
+        """Measure where training stands before a cycle, where cycles are measured by the probe."""
+        if self._by_probe:
+            self.standing.accepted = self._probe_loss()
+            if first:
+                self.standing.initial = self.standing.accepted
+            self._keep_best(self.standing.accepted)
+
+    def begin_cycle(self) -> None:
+        """Remember the parameters that a cycle starts from."""
+        self.rolled_back = False
+        # First, so that there are never two.
+        self._start = None
+        if self._rollback:
+            self._start = self._snapshot()
+
+    def add_to_tail(self) -> None:
+        """Take in a step of the second half of a cycle; the first half still shows the cycle before."""
+        if self._by_probe:
+            self._tail.add()
+
+    def judge(self, losses: Callable[[], list[float]]) -> bool:
+        """
+        Measure the end of a cycle; roll back where it is broken, backtrack where it has been bad for long.
+
+        Args:
+            losses (`Callable`): Gives the cycle's training losses, averaged over ranks.
+
+        Returns:
+            Whether parameters were put back.
+        """
+        standing = self.standing
+        loss = standing.cycle_end = self._measure_cycle(losses)
+        if not self._rollback:
+            return False
+        at_best, patience = standing.charitable_end, self._patience
+        degraded = standing.is_broken(at_best, standing.best, 0.5)
+        standing.degraded_cycles = standing.degraded_cycles + 1 if degraded else 0
+        if standing.is_broken(at_best, standing.best):
+            return self.undo(confirm=not self._by_probe)
+        if patience and standing.degraded_cycles >= patience and self._best is not None:
+            logger.info("No cycle of the last %d came near the best loss: going back to it.", patience)
+            self._put_back(self._best, {candidate.family for candidate in self._optimizer.candidates})
+            standing.accepted, standing.degraded_cycles = standing.best, 0
+            return True
+        self._keep_best(loss)
+        return False
+
+    def judge_unfinished(self) -> bool:
+        """Undo a cycle that training stops in where the probe, which must be there for it, shows damage."""
+        return self._probe is not None and self.undo(confirm=True)
+
+    def undo(self, confirm: bool) -> bool:
+        """
+        Undo the cycle; to confirm, only where the probe, if there is one, is clearly worse at its end than at its
+        start.
+
+        Training losses alone may mislead: a sampler that groups by length makes them rise and fall by itself.
+        """
+        if not self._rollback or self._start is None:
+            return False
+        if confirm and self._probe is not None:
+            end, end_loss = self._snapshot(), self._probe_loss()
+            self._start.restore()
+            if not self.standing.is_damaged(end_loss, self._probe_loss()):
+                end.restore()
+                return False
+        self._put_back(self._start, [self._optimizer.active.family])
+        return True
+
+    def _probe_loss(self) -> float:
+        assert self._probe is not None
+        return float(self._probe().mean())
+
+    def _measure_cycle(self, losses: Callable[[], list[float]]) -> float:
+        """
+        One loss for the cycle that has ended.
+
+        By the probe, it is that at the mean of the parameters over the second half of the cycle: the last iterate
+        flatters small learning rates, which lower the noise at once. Else the mean of the training losses over that
+        half, which is as sure as a probe of as many samples, and costs nothing.
+        """
+        if not self._by_probe:
+            return self._mean_of_second_half(losses())
+        if self._tail.count == 0:
+            # The cycle was lost before its second half.
+            return math.inf
+        last = self._snapshot()
+        self._tail.restore()
+        self._tail.reset()
+        loss = self._probe_loss()
+        last.restore()
+        return loss
+
+    def _mean_of_second_half(self, losses: list[float]) -> float:
+        if not all(map(math.isfinite, losses)):
+            return math.inf
+        middle = len(losses) // 2
+        start, tail = statistics.fmean(losses[: middle + 1]), losses[middle:]
+        standing = self.standing
+        standing.initial = start if math.isinf(standing.initial) else standing.initial
+        standing.accepted = start if math.isinf(standing.accepted) else standing.accepted
+        standing.cycle_error = statistics.pstdev(tail) / math.sqrt(len(tail))
+        return statistics.fmean(tail)
+
+    def _put_back(self, snapshot: Snapshot, families: Iterable[str]) -> None:
+        snapshot.restore()
+        # Their moments belong to parameters that are no more.
+        for family in families:
+            self._optimizer.reset_family(family)
+        self.rolled_back = True
+
+    def _keep_best(self, loss: float) -> None:
+        if loss < self.standing.best:
+            self.standing.best = loss
+            if self._rollback and self._patience:
+                self._best = None
+                self._best = self._snapshot()
+
+    def _snapshot(self) -> Snapshot:
+        return Snapshot(self._tensors, storage=self._optimizer.storage)
