@@ -13,9 +13,6 @@ import numpy as np
 import torch
 from datasets import load_dataset
 from peft import LoraConfig, get_peft_model
-from sklearn.datasets import load_digits
-from sklearn.metrics import accuracy_score, f1_score
-from sklearn.model_selection import train_test_split
 from torch import nn
 from torch.utils.data import TensorDataset
 from transformers import (
@@ -44,6 +41,8 @@ class Task:
 
 def classification_metrics(prediction: Any) -> dict[str, float]:
     """Accuracy, macro F1, and the share of the class that is predicted most (1.0 marks a collapse)."""
+    from sklearn.metrics import accuracy_score, f1_score
+
     predicted = np.argmax(prediction.predictions, axis=-1)
     labels = prediction.label_ids
     return {
@@ -125,6 +124,10 @@ class SmallCNN(nn.Module):
 
 
 def _digits(model: nn.Module) -> Task:
+    # Here, so that what trains on texts does without it: it takes memory.
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     images, labels = load_digits(return_X_y=True)
     pixels = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 8.0 - 1.0
     train, test = train_test_split(np.arange(len(labels)), train_size=0.6, stratify=labels, random_state=0)

@@ -24,6 +24,11 @@ def refuse_unsupported_backends(trainer: IOMTTrainerMixin) -> None:
         "tensor, context or sequence parallelism": parallelism is not None
         and (parallelism.tp_enabled or parallelism.cp_enabled or parallelism.sp_enabled),
     }
+    if trainer.is_fsdp_enabled and trainer.args.iomt_offload != "none":
+        raise ValueError(
+            f"`iomt_offload={trainer.args.iomt_offload!r}` does not work with FSDP, which shards all copies over the "
+            "processes. Leave it at 'none'; `offload_params` of `fsdp_config` keeps all of them in the CPU's memory."
+        )
     for name, found in refused.items():
         if found:
             raise ValueError(

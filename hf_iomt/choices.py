@@ -58,6 +58,14 @@ class IOMTIdleState(ExplicitEnum):
     RESET = "reset"
 
 
+class IOMTOffload(ExplicitEnum):
+    """Where copies of the trainable parameters, and optimizer states, are kept that are not in use."""
+
+    NONE = "none"
+    CPU = "cpu"
+    DISK = "disk"
+
+
 class IOMTTransferabilitySplit(ExplicitEnum):
     """The data that the transferability is measured on."""
 

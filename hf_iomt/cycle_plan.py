@@ -1,4 +1,4 @@
-"""How a run is divided into cycles, and how much the probes of its race may cost."""
+"""How a run is divided into cycles."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .race import RacePlan
     from .training_args import IOMTTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -15,8 +14,6 @@ logger = logging.getLogger(__name__)
 _LEAST_CYCLES = 4
 # Of the cycles after the race at most one in this many is drawn by Eq. 3.
 _INITIAL_SHARE = 6
-# The cost of the race's probes is held near this share of the run's forward passes.
-_RACE_PROBE_SHARE = 0.05
 
 
 def plan_cycles(args: IOMTTrainingArguments, steps: int, loader: Any) -> tuple[int, int]:
@@ -47,17 +44,3 @@ def plan_cycles(args: IOMTTrainingArguments, steps: int, loader: Any) -> tuple[i
     if (switch_steps, initial_cycles) != (int(tau), planned_cycles):
         logger.info("A short run: cycles of %d steps, %d of them drawn.", switch_steps, initial_cycles)
     return switch_steps, initial_cycles
-
-
-def count_race_samples(args: IOMTTrainingArguments, race: RacePlan, max_steps: int, per_step: int) -> int:
-    """
-    Samples that keep the race's probes near a fixed share of the run's forward passes: 16 to 128.
-
-    Args:
-        args ([`IOMTTrainingArguments`]): `iomt_probe_samples` is used where it is set.
-        race ([`RacePlan`]): The race.
-        max_steps (`int`): Steps of the run.
-        per_step (`int`): Samples that a step trains on, over all processes.
-    """
-    affordable = _RACE_PROBE_SHARE * max_steps * per_step / race.probes
-    return args.iomt_probe_samples or round(min(max(affordable, 16), 128))

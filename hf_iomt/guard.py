@@ -62,8 +62,8 @@ class Guard:
         """What the judgement of later cycles depends on, in plain values and tensors."""
         return {
             "tail": self._tail.state_dict(),
-            "start": None if self._start is None else list(self._start.values),
-            "best": None if self._best is None else list(self._best.values),
+            "start": None if self._start is None else self._start.values,
+            "best": None if self._best is None else self._best.values,
             "rolled_back": self.rolled_back,
             "standing": asdict(self.standing),
         }
@@ -71,8 +71,10 @@ class Guard:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what `state_dict` returned."""
         self._tail.load_state_dict(state["tail"])
-        self._start = None if state["start"] is None else Snapshot.load(self._tensors, state["start"])
-        self._best = None if state["best"] is None else Snapshot.load(self._tensors, state["best"])
+        self._start, self._best = (
+            None if state[name] is None else Snapshot.load(self._tensors, state[name], self._optimizer.storage)
+            for name in ("start", "best")
+        )
         self.rolled_back = state["rolled_back"]
         # A race holds on to it.
         vars(self.standing).update(state["standing"])
@@ -89,8 +91,10 @@ class Guard:
         """Remember the parameters that a cycle starts from."""
         self.rolled_back = False
         self._tail.reset()
+        # First, so that there are never two.
+        self._start = None
         if self._rollback:
-            self._start = Snapshot(self._tensors)
+            self._start = self._snapshot()
 
     def add_to_tail(self) -> None:
         """Take in a step of the second half of a cycle; the first half still shows the cycle before."""
@@ -156,7 +160,7 @@ class Guard:
         if not self._rollback or self._start is None:
             return False
         if confirm and self._probe is not None:
-            end, end_loss = Snapshot(self._tensors), self._probe_loss()
+            end, end_loss = self._snapshot(), self._probe_loss()
             self._start.restore()
             if not self.standing.has_lost(self._probe_loss(), end_loss):
                 end.restore()
@@ -184,11 +188,11 @@ class Guard:
         if self._tail.count == 0:
             # The cycle was lost before its second half.
             return math.inf
-        last, average = Snapshot(self._tensors), self._tail.snapshot()
-        average.restore()
+        last = self._snapshot()
+        self._tail.restore()
+        self._tail.reset()
         loss = self._probe_loss()
         last.restore()
-        self._tail.reset()
         return loss
 
     def _mean_of_second_half(self, losses: list[float]) -> float:
@@ -214,4 +218,8 @@ class Guard:
         if loss < self.standing.best:
             self.standing.best = loss
             if self._rollback and self._patience:
-                self._best = Snapshot(self._tensors)
+                self._best = None
+                self._best = self._snapshot()
+
+    def _snapshot(self) -> Snapshot:
+        return Snapshot(self._tensors, storage=self._optimizer.storage)

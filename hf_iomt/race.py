@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .optim import InterleavedOptimizer, ParameterAverage, Snapshot
+from .optim import InterleavedOptimizer, Kept, ParameterAverage, Snapshot
 
 FINALISTS = 3
 # A race takes at most this share of a run for each candidate, within these limits; a longer one is shortened.
 _SHARE_PER_CANDIDATE = 0.2 / 15
 _SHARES = (0.1, 0.2)
+# Of the forward passes of the run.
+_PROBE_SHARE = 0.05
 # An entrant is idle, see `Race`, where its loss has not fallen by this many standard errors of the change ...
 _SIGNIFICANT = 2.0
 # ... and that standard error, which tells how much its predictions moved, is among the smallest third.
@@ -51,6 +53,10 @@ class RacePlan:
     def probes(self) -> int:
         """How often the probe is measured, but for the few times at the start and the end."""
         return 2 * sum(self._fields[: len(self.rungs)])
+
+    def probe_samples(self, samples: int) -> int:
+        """Samples of the probe, 16 to 128, that keep its cost near a share of a run that trains on so many samples."""
+        return round(min(max(_PROBE_SHARE * samples / self.probes, 16), 128))
 
     @property
     def _fields(self) -> tuple[int, ...]:
@@ -100,11 +106,15 @@ def plan_race(candidates: int, race_steps: int, max_steps: int) -> RacePlan | No
 
 @dataclass
 class Branch:
-    """One entrant: its own parameters and optimizer state, both from the common origin."""
+    """
+    One entrant: its own parameters and optimizer state, both from the common origin.
+
+    While it is training, the model and its optimizer hold them; once it is out of the race, nobody does.
+    """
 
     candidate: int
     snapshot: Snapshot
-    family_state: dict[str, Any] | None = None
+    family_state: Kept | None = None
     steps: int = 0
     loss: float = math.inf
     change: float = 0.0
@@ -166,7 +176,7 @@ class Race:
         for group in optimizer.param_groups:
             # Schedulers that act on metrics do not note where they began.
             group.setdefault("initial_lr", group["lr"])
-        self._origin = Snapshot(tensors)
+        self._origin = Snapshot(tensors, storage=optimizer.storage)
         self._origin_losses = probe()
         self.branches = [Branch(candidate, self._origin) for candidate in plan.entrants]
         self._field = list(self.branches)
@@ -204,14 +214,15 @@ class Race:
         branches = []
         for branch in self.branches:
             values = vars(branch).copy()
-            values["snapshot"] = None if branch.snapshot is self._origin else list(branch.snapshot.values)
+            values["snapshot"] = None if branch.snapshot is self._origin else branch.snapshot.values
+            values["family_state"] = None if branch.family_state is None else branch.family_state.read()
             branches.append(values)
         return {
             "plan": {name: list(value) for name, value in vars(self.plan).items()},
             "schedule": self._schedule,
             "multipliers": self._multipliers,
             "average": self._average.state_dict(),
-            "origin": list(self._origin.values),
+            "origin": self._origin.values,
             "origin_losses": torch.from_numpy(self._origin_losses.copy()),
             "branches": branches,
             "field": [next(i for i, item in enumerate(self.branches) if item is branch) for branch in self._field],
@@ -222,7 +233,8 @@ class Race:
     def _load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._schedule, self._multipliers = state["schedule"], list(state["multipliers"])
         self._average.load_state_dict(state["average"])
-        self._origin = Snapshot.load(self._tensors, state["origin"])
+        storage = self._optimizer.storage
+        self._origin = Snapshot.load(self._tensors, state["origin"], storage)
         self._origin_losses = state["origin_losses"].numpy()
         self.branches = [
             Branch(
@@ -230,7 +242,8 @@ class Race:
                     **values,
                     "snapshot": self._origin
                     if values["snapshot"] is None
-                    else Snapshot.load(self._tensors, values["snapshot"]),
+                    else Snapshot.load(self._tensors, values["snapshot"], storage),
+                    "family_state": None if values["family_state"] is None else storage.put(values["family_state"]),
                 }
             )
             for values in state["branches"]
@@ -251,6 +264,7 @@ class Race:
         branch = self.current
         if lost:
             branch.loss, branch.alive = math.inf, False
+            self._optimizer.reset_family(self._optimizer.active.family)
         else:
             branch.steps += 1
             self._average.add()
@@ -264,7 +278,7 @@ class Race:
             # What is out of the race need not be kept in memory.
             for item in self.branches:
                 if item not in self._field:
-                    item.snapshot, item.family_state = self._origin, None
+                    self._drop(item)
             self._rung += 1
             if not self._field:
                 self._rung = len(self.plan.rungs)
@@ -274,8 +288,12 @@ class Race:
 
     def after_stop(self) -> None:
         """Judge the entrant that is training although its rung is not over, because training stops here."""
-        if not self.finished and self._average.count > 0:
+        if self.finished:
+            return
+        if self._average.count > 0:
             self._leave(self.current)
+        else:
+            self._keep(self.current)
 
     def settle(self, judge: bool = True) -> None:
         """
@@ -292,36 +310,49 @@ class Race:
         finalists = self.finalists if judge else []
         for family in {candidate.family for candidate in self._optimizer.candidates}:
             self._optimizer.reset_family(family)
+        # Before the parameters: an optimizer with an iterate of its own changes them when another takes over.
+        for branch in reversed(finalists):
+            self._take_over(branch)
         if not finalists:
             self._origin.restore()
             return
-        chosen = finalists[0].snapshot
-        chosen.restore()
+        finalists[0].snapshot.restore()
         loss = float(self._probe().mean())
         for count in range(len(finalists), 1, -1):
             average = ParameterAverage(self._tensors)
             for branch in finalists[:count]:
                 average.add(branch.snapshot)
-            average.snapshot().restore()
-            mean_loss = float(self._probe().mean())
-            if mean_loss <= loss:
-                loss, chosen = mean_loss, average.snapshot()
-                break
-        chosen.restore()
-        for branch in reversed(finalists):
-            self._optimizer.activate(branch.candidate)
-            self._optimizer.restore_family(self._optimizer.active.family, branch.family_state)
+            average.restore()
+            average.reset()
+            if float(self._probe().mean()) <= loss:
+                return
+        finalists[0].snapshot.restore()
 
     def _enter(self, branch: Branch) -> None:
+        self._take_over(branch)
         branch.snapshot.restore()
-        self._optimizer.activate(branch.candidate)
-        self._optimizer.restore_family(self._optimizer.active.family, branch.family_state)
+        self._drop(branch)
         self._average.reset()
 
+    def _take_over(self, branch: Branch) -> None:
+        self._optimizer.activate(branch.candidate)
+        state = None if branch.family_state is None else branch.family_state.take()
+        branch.family_state = None
+        self._optimizer.restore_family(self._optimizer.active.family, state, copy=False)
+
+    def _keep(self, branch: Branch) -> None:
+        storage = self._optimizer.storage
+        branch.snapshot = Snapshot(self._tensors, storage=storage)
+        state = self._optimizer.release_family(self._optimizer.active.family)
+        branch.family_state = None if state is None else storage.put(state)
+
+    def _drop(self, branch: Branch) -> None:
+        branch.snapshot, branch.family_state = self._origin, None
+
     def _leave(self, branch: Branch) -> None:
-        branch.snapshot = Snapshot(self._tensors)
-        branch.family_state = self._optimizer.family_state(self._optimizer.active.family)
-        self._average.snapshot().restore()
+        self._keep(branch)
+        self._average.restore()
+        self._average.reset()
         losses = self._probe()
         branch.snapshot.restore()
         last = self._probe()
@@ -332,6 +363,8 @@ class Race:
             changes = losses - self._origin_losses
             branch.change = float(changes.mean())
             branch.error = float(changes.std() / math.sqrt(len(changes)))
+        else:
+            self._drop(branch)
 
     def _promote(self, places: int) -> list[Branch]:
         entrants = [branch for branch in self._field if branch.alive]

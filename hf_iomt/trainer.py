@@ -21,19 +21,15 @@ from .callbacks import InterleavingCallback
 from .candidate_list import check_trainable, resolve_candidates, trains
 from .checkpoint import describe, find_checkpoint, load_state, save_state
 from .checkpoint_timing import CheckpointTimingMixin
-from .cycle_plan import count_race_samples, plan_cycles
+from .cycle_plan import plan_cycles
 from .interleaving import Interleaving
 from .json_files import write_json
-from .optim import InterleavedOptimizer, trainable_tensors
+from .memory import memory_need, report_memory
+from .optim import InterleavedOptimizer, Place, Storage, trainable_tensors
 from .probe import Probe
 from .race import RacePlan, plan_race
 from .search import SearchMixin
-from .selection import (
-    HISTORY_NAME,
-    ParameterProjection,
-    Selector,
-    select_parameters,
-)
+from .selection import HISTORY_NAME, ParameterProjection, Selector, select_parameters
 from .shards import reshard, unpack
 from .trainer_families import find_family, spare_embeddings
 from .training_args import IOMTTrainingArguments
@@ -157,6 +153,7 @@ class IOMTTrainerMixin(AttemptsMixin, CheckpointTimingMixin, SearchMixin, _Base)
                     "candidates": resolve_candidates(str(self.args.iomt_candidates), target, find),
                     "idle_state": self.args.iomt_idle_state,
                     "find_family": find,
+                    "storage": Storage(cast(Place, self.args.iomt_offload), self.args.output_dir),
                 },
             )
             optimizer = super().create_optimizer(target)
@@ -269,16 +266,21 @@ class IOMTTrainerMixin(AttemptsMixin, CheckpointTimingMixin, SearchMixin, _Base)
             initial_cycles,
         )
         settings = args.interleaving_settings(switch_steps)
+        if alone:
+            # Nothing to choose: the run is Trainer's own, to the last bit.
+            settings = replace(settings, score="losses", rollback=False)
         # `auto_find_batch_size` may have made it smaller.
         per_step = self._train_batch_size * args.gradient_accumulation_steps * args.world_size
         probe = Probe(self, args.iomt_probe_samples or max(8, per_step // 2))
         race_probe = None
         if race is not None:
-            race_probe = Probe(self, count_race_samples(args, race, max_steps, per_step), _RACE_GROUPS)
+            samples = args.iomt_probe_samples or race.probe_samples(max_steps * per_step)
+            race_probe = Probe(self, samples, _RACE_GROUPS)
         transferability = self._find_transferability(per_step)
         model = self.trained_module()
         if self.is_fsdp_enabled:
             reshard(model)
+        report_memory(memory_need(trainable_tensors(model), optimizer, settings, race), optimizer.storage)
         named = dict(model.named_parameters())
         selected = select_parameters(named.items(), args.iomt_state_parameters)
         self.interleaving = Interleaving(
@@ -291,8 +293,7 @@ class IOMTTrainerMixin(AttemptsMixin, CheckpointTimingMixin, SearchMixin, _Base)
             ),
             trainable_tensors(model),
             ParameterProjection([(name, named[name]) for name in selected], args.seed),
-            # One candidate leaves nothing to choose: the run is Trainer's own, to the last bit.
-            replace(settings, score="losses", rollback=False) if alone else settings,
+            settings,
             probe=probe,
             race=race,
             race_probe=race_probe,

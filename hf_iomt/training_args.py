@@ -11,6 +11,7 @@ from transformers.utils.generic import ExplicitEnum
 from .choices import (
     IOMTIdleState,
     IOMTInitialSampling,
+    IOMTOffload,
     IOMTPreset,
     IOMTScore,
     IOMTSelection,
@@ -69,6 +70,7 @@ _CHOICES: dict[str, type[ExplicitEnum]] = {
     "iomt_state_compression": IOMTStateCompression,
     "iomt_score": IOMTScore,
     "iomt_idle_state": IOMTIdleState,
+    "iomt_offload": IOMTOffload,
     "iomt_transferability_split": IOMTTransferabilitySplit,
 }
 
@@ -127,6 +129,10 @@ class IOMTTrainingArguments(TrainingArguments):
             What you trust most comes first: see `iomt_advantage`.
         iomt_idle_state (`str`, *optional*, defaults to `"keep"`):
             `"keep"` or `"reset"` the optimizer state of families that are not active.
+        iomt_offload (`str`, *optional*, defaults to `"none"`):
+            Where copies of the trainable parameters and optimizer states lie that are not in use (entrants of the
+            race, what rollback needs, idle families): `"none"`, beside the parameters; `"cpu"`, in the CPU's memory;
+            `"disk"`, in files in `output_dir` that have no name and go with the process. It changes no number.
 
     > Parameters that control the cycles (Algorithm 1)
 
@@ -218,6 +224,9 @@ class IOMTTrainingArguments(TrainingArguments):
     )
     iomt_idle_state: str = field(
         default="keep", metadata={"help": "'keep' or 'reset' the state of families that are not active."}
+    )
+    iomt_offload: str = field(
+        default="none", metadata={"help": "Where copies that are not in use are kept: 'none', 'cpu' or 'disk'."}
     )
     iomt_switch_steps: float | None = field(
         default=None, metadata={"help": "Switch step τ: optimizer steps of a cycle, below 1 a share of an epoch."}

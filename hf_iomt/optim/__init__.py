@@ -5,14 +5,19 @@ from .families import Family, get_family, list_families, register_family
 from .interleaved import InterleavedOptimizer
 from .presets import PRESETS
 from .snapshot import ParameterAverage, Snapshot, count_broken, local_part, trainable_tensors
+from .storage import IN_PLACE, Kept, Place, Storage
 
 __all__ = [
+    "IN_PLACE",
     "PRESETS",
     "Candidate",
     "Family",
     "InterleavedOptimizer",
+    "Kept",
     "ParameterAverage",
+    "Place",
     "Snapshot",
+    "Storage",
     "count_broken",
     "format_candidates",
     "get_family",

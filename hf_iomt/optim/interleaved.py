@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
 from .candidates import Candidate, parse_candidates
 from .families import Family, get_family
+from .slots import SEPARATOR, Slots, clone, extract
 from .snapshot import Snapshot
+from .storage import IN_PLACE, Kept, Storage
 
-# Separates a family from the name of its slot or group entry in a state dict: "adam/exp_avg".
-_SEPARATOR = "/"
 # Stands for a sharded parameter without slots.
-_NO_SLOT = f"{_SEPARATOR}none"
+_NO_SLOT = f"{SEPARATOR}none"
 
 
 class InterleavedOptimizer(torch.optim.Optimizer):
@@ -41,6 +40,8 @@ class InterleavedOptimizer(torch.optim.Optimizer):
             Optimizers that keep an iterate of their own, such as schedule-free ones, are always reset.
         find_family (`Callable`, *optional*):
             Look-up of a family by name.
+        storage ([`Storage`], *optional*):
+            Where the state of families that are not active is kept; on the device of the parameters if left out.
 
     Attributes:
         ignore_schedule (`bool`): While true, schedulers have no effect: the groups' initial multipliers hold.
@@ -64,6 +65,7 @@ class InterleavedOptimizer(torch.optim.Optimizer):
         candidates: str | Sequence[Candidate],
         idle_state: Literal["keep", "reset"] = "keep",
         find_family: Callable[[str], Family] = get_family,
+        storage: Storage = IN_PLACE,
     ) -> None:
         if isinstance(candidates, str):
             candidates = parse_candidates(candidates, find_family)
@@ -77,7 +79,10 @@ class InterleavedOptimizer(torch.optim.Optimizer):
         self.last_learning_rate = 0.0
         self._families = {candidate.family: find_family(candidate.family) for candidate in self.candidates}
         self._fallbacks = {name: self._find_fallbacks(family) for name, family in self._families.items()}
+        self.storage = storage
         self._inner: dict[str, torch.optim.Optimizer] = {}
+        # Slots by the parameter's number, of inner optimizers whose own state is empty meanwhile.
+        self._idle: dict[str, Kept] = {}
         self.last_used: dict[str, int] = {}
         self._active = 0
         super().__init__(params, {"lr": 1.0, "weight_decay": 0.0, "decay": True, "candidate": self.active.name})
@@ -91,6 +96,11 @@ class InterleavedOptimizer(torch.optim.Optimizer):
     def active_index(self) -> int:
         """Position of the active candidate in `candidates`."""
         return self._active
+
+    @property
+    def families(self) -> Mapping[str, Family]:
+        """The candidates' families by name."""
+        return self._families
 
     @property
     def learning_rate(self) -> float:
@@ -117,6 +127,9 @@ class InterleavedOptimizer(torch.optim.Optimizer):
             del self._inner[previous]
         elif self.idle_state == "reset":
             self.reset_family(previous)
+        elif idle is not None and self.storage.place != "none":
+            self._put_away(previous, idle)
+        self._fetch(family)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group, as for any torch optimizer; all families step it from now on."""
@@ -129,6 +142,7 @@ class InterleavedOptimizer(torch.optim.Optimizer):
     def reset_family(self, family: str) -> None:
         """Forget the state of a family; it starts afresh when it is next used."""
         self._inner.pop(family, None)
+        self._idle.pop(family, None)
 
     def family_state(self, family: str) -> dict[str, Any] | None:
         """
@@ -139,27 +153,26 @@ class InterleavedOptimizer(torch.optim.Optimizer):
             inner groups without the parameters), or `None` where the family has not been used.
         """
         inner = self._inner.get(family)
-        if inner is None:
-            return None
-        numbers = {parameter: number for number, parameter in enumerate(self._parameters())}
-        return {
-            "state": {numbers[parameter]: _clone(slots) for parameter, slots in inner.state.items()},
-            "groups": [
-                _clone({key: value for key, value in group.items() if key != "params"}) for group in inner.param_groups
-            ],
-        }
+        return None if inner is None else cast(dict[str, Any], clone(self._packed(family, inner)))
 
-    def restore_family(self, family: str, state: Mapping[str, Any] | None) -> None:
-        """Put back what `family_state` returned."""
+    def release_family(self, family: str) -> dict[str, Any] | None:
+        """Hand a family's state over, without a copy, as `family_state` returns it; the family forgets it."""
+        self._fetch(family)
+        inner = self._inner.get(family)
+        state = None if inner is None else self._packed(family, inner)
+        self.reset_family(family)
+        return state
+
+    def restore_family(self, family: str, state: Mapping[str, Any] | None, copy: bool = True) -> None:
+        """Put back what `family_state` or `release_family` returned; without a copy the caller gives it away."""
         self.reset_family(family)
         if state is None:
             return
+        state = clone(dict(state)) if copy else state
         inner = self._family_optimizer(family)
-        parameters = self._parameters()
-        slots = {parameters[number]: _clone(item) for number, item in state["state"].items()}
-        inner.state = defaultdict(dict, slots)
+        inner.state = self._by_parameter(state["state"])
         for group, saved in zip(inner.param_groups, state["groups"], strict=True):
-            group.update(_clone(saved))
+            group.update(saved)
 
     def families_in_use(self) -> dict[str, int]:
         """The families that have state, each with the index of a candidate that has made or can make its steps."""
@@ -203,10 +216,11 @@ class InterleavedOptimizer(torch.optim.Optimizer):
     @property
     def state(self) -> defaultdict[torch.Tensor, dict[str, Any]]:  # type: ignore[override]
         """All families' slots by parameter, under names such as `adam/exp_avg`. A view made anew at each access."""
-        merged: defaultdict[torch.Tensor, dict[str, Any]] = _Slots(dict)
+        merged: defaultdict[torch.Tensor, dict[str, Any]] = Slots(dict)
         for family, inner in self._inner.items():
-            for parameter, slots in inner.state.items():
-                merged[parameter].update({f"{family}{_SEPARATOR}{slot}": value for slot, value in slots.items()})
+            kept = self._idle.get(family)
+            for parameter, slots in (inner.state if kept is None else self._by_parameter(kept.read())).items():
+                merged[parameter].update({f"{family}{SEPARATOR}{slot}": value for slot, value in slots.items()})
         return merged
 
     @state.setter
@@ -225,7 +239,7 @@ class InterleavedOptimizer(torch.optim.Optimizer):
         packed = super().state_dict()
         for family, inner in self._inner.items():
             for target, group in zip(packed["param_groups"], inner.param_groups, strict=True):
-                target.update({f"{family}{_SEPARATOR}{key}": value for key, value in group.items() if key != "params"})
+                target.update({f"{family}{SEPARATOR}{key}": value for key, value in group.items() if key != "params"})
         for number, parameter in enumerate(self._parameters()):
             if hasattr(parameter, "to_local") and number not in packed["state"]:
                 # torch.distributed.checkpoint does not load parameters without slots, as under SGD.
@@ -252,8 +266,8 @@ class InterleavedOptimizer(torch.optim.Optimizer):
                 f"The state was saved with the candidate {groups[0]['candidate']!r} active, which is not among the "
                 f"candidates of this optimizer: {'; '.join(names)}. Use the candidate list it was saved with."
             )
-        saved = {slot.partition(_SEPARATOR)[0] for slots in state_dict["state"].values() for slot in slots}
-        saved |= {key.partition(_SEPARATOR)[0] for key in groups[0] if _SEPARATOR in key}
+        saved = {slot.partition(SEPARATOR)[0] for slots in state_dict["state"].values() for slot in slots}
+        saved |= {key.partition(SEPARATOR)[0] for key in groups[0] if SEPARATOR in key}
         saved.discard("")
         unknown = sorted(saved - set(self._families))
         if unknown:
@@ -261,15 +275,19 @@ class InterleavedOptimizer(torch.optim.Optimizer):
                 f"The state holds the families {', '.join(unknown)}, but this optimizer has only "
                 f"{', '.join(self._families)}. Use the candidate list it was saved with."
             )
-        outer = [{key: value for key, value in group.items() if _SEPARATOR not in key} for group in groups]
+        outer = [{key: value for key, value in group.items() if SEPARATOR not in key} for group in groups]
         super().load_state_dict({"state": {}, "param_groups": outer})
         self._active = names.index(groups[0]["candidate"])
         self._inner.clear()
+        self._idle.clear()
         self.last_used = {self.active.family: self._active}
         for family in self._families:
             if family in saved:
                 # The family's own class knows how to cast its slots (a step counter stays where it is, say).
-                self._family_optimizer(family).load_state_dict(_extract(state_dict, family))
+                inner = self._family_optimizer(family)
+                inner.load_state_dict(extract(state_dict, family))
+                if family != self.active.family and self.storage.place != "none":
+                    self._put_away(family, inner)
 
     def __getstate__(self) -> dict[str, Any]:
         kept = (
@@ -279,7 +297,9 @@ class InterleavedOptimizer(torch.optim.Optimizer):
             "last_learning_rate",
             "_families",
             "_fallbacks",
+            "storage",
             "_inner",
+            "_idle",
             "last_used",
             "_active",
         )
@@ -317,6 +337,31 @@ class InterleavedOptimizer(torch.optim.Optimizer):
                     group["weight_decay"] = decay if outer["decay"] else 0.0
         return inner
 
+    def _put_away(self, family: str, inner: torch.optim.Optimizer) -> None:
+        self._idle[family] = self.storage.put(self._numbered(inner))
+        inner.state = defaultdict(dict)
+
+    def _fetch(self, family: str) -> None:
+        if family in self._idle:
+            self._inner[family].state = self._by_parameter(self._idle.pop(family).take())
+
+    def _packed(self, family: str, inner: torch.optim.Optimizer) -> dict[str, Any]:
+        kept = self._idle.get(family)
+        return {
+            "state": self._numbered(inner) if kept is None else kept.read(),
+            "groups": [
+                {key: value for key, value in group.items() if key != "params"} for group in inner.param_groups
+            ],
+        }
+
+    def _numbered(self, inner: torch.optim.Optimizer) -> dict[int, dict[str, Any]]:
+        numbers = {parameter: number for number, parameter in enumerate(self._parameters())}
+        return {numbers[parameter]: slots for parameter, slots in inner.state.items()}
+
+    def _by_parameter(self, state: Mapping[int, dict[str, Any]]) -> defaultdict[torch.Tensor, dict[str, Any]]:
+        parameters = self._parameters()
+        return defaultdict(dict, {parameters[number]: slots for number, slots in state.items()})
+
     def _parameters(self) -> list[torch.Tensor]:
         """All parameters, in the order of their numbers."""
         return [parameter for group in self.param_groups for parameter in group["params"]]
@@ -343,35 +388,3 @@ class InterleavedOptimizer(torch.optim.Optimizer):
         method = getattr(inner, mode, None)
         if callable(method):
             method()
-
-
-class _Slots(defaultdict[torch.Tensor, dict[str, Any]]):
-    """True although it may be empty: torch.distributed.checkpoint would make a step to get some slots."""
-
-    def __bool__(self) -> bool:
-        return True
-
-
-def _clone(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.detach().clone()
-    if isinstance(value, dict):
-        return {key: _clone(item) for key, item in value.items()}
-    return copy.deepcopy(value)
-
-
-def _extract(state_dict: Mapping[str, Any], family: str) -> dict[str, Any]:
-    """The part of an interleaved state dict that belongs to one family, in that family's own layout."""
-    prefix = family + _SEPARATOR
-    state = {
-        number: {slot[len(prefix) :]: value for slot, value in slots.items() if slot.startswith(prefix)}
-        for number, slots in state_dict["state"].items()
-    }
-    groups = [
-        {
-            "params": group["params"],
-            **{key[len(prefix) :]: value for key, value in group.items() if key.startswith(prefix)},
-        }
-        for group in state_dict["param_groups"]
-    ]
-    return {"state": {number: slots for number, slots in state.items() if slots}, "param_groups": groups}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+
+from .storage import IN_PLACE, Storage
 
 
 def trainable_tensors(model: nn.Module) -> list[torch.Tensor]:
@@ -45,21 +47,37 @@ class Snapshot:
         tensors (`Sequence[torch.Tensor]`): The tensors, which `restore` writes into.
         values (`Sequence[torch.Tensor]`, *optional*): Values to keep, not copied; a copy of the present ones if left
             out.
+        storage ([`Storage`], *optional*): Where to keep them; on their devices if left out.
     """
 
-    def __init__(self, tensors: Sequence[torch.Tensor], values: Sequence[torch.Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        tensors: Sequence[torch.Tensor],
+        values: Sequence[torch.Tensor] | None = None,
+        storage: Storage = IN_PLACE,
+    ) -> None:
         self._tensors = tensors
-        self.values = [local_part(tensor).clone() for tensor in tensors] if values is None else list(values)
+        self._kept = storage.put(list(map(local_part, tensors) if values is None else values), copy=values is None)
 
     @classmethod
-    def load(cls, tensors: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> Snapshot:
+    def load(
+        cls, tensors: Sequence[torch.Tensor], values: Sequence[torch.Tensor], storage: Storage = IN_PLACE
+    ) -> Snapshot:
         """A snapshot with values that were saved, on the devices of the tensors."""
-        return cls(tensors, [value.to(tensor.device) for tensor, value in zip(tensors, values, strict=True)])
+        return cls(tensors, [value.to(tensor.device) for tensor, value in zip(tensors, values, strict=True)], storage)
+
+    @property
+    def values(self) -> list[torch.Tensor]:
+        """The values, where they are kept: they must not be changed."""
+        return list(self)
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return iter(self._kept)
 
     @torch.no_grad()
     def restore(self) -> None:
         """Write the values back, in place."""
-        for tensor, value in zip(self._tensors, self.values, strict=True):
+        for tensor, value in zip(self._tensors, self, strict=True):
             local_part(tensor).copy_(value)
 
 
@@ -79,7 +97,7 @@ class ParameterAverage:
     @torch.no_grad()
     def add(self, snapshot: Snapshot | None = None) -> None:
         """Add the present values, or those of a snapshot."""
-        values = map(local_part, self._tensors) if snapshot is None else snapshot.values
+        values = map(local_part, self._tensors) if snapshot is None else snapshot
         if self.count == 0:
             # Sums of many bfloat16 values would lose their last bits.
             self._sums = [
@@ -116,9 +134,16 @@ class ParameterAverage:
         Raises:
             ValueError: Nothing was added.
         """
+        return Snapshot(self._tensors, list(self._means()))
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Write the mean into the tensors, one at a time; raises as `snapshot` does."""
+        for tensor, mean in zip(self._tensors, self._means(), strict=True):
+            local_part(tensor).copy_(mean)
+
+    def _means(self) -> Iterator[torch.Tensor]:
         if self.count == 0:
             raise ValueError("There is nothing to average: call `add` first.")
-        return Snapshot(
-            self._tensors,
-            [total / self.count if total.is_floating_point() else total.clone() for total in self._sums],
-        )
+        for total in self._sums:
+            yield total / self.count if total.is_floating_point() else total.clone()
