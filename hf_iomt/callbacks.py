@@ -46,6 +46,7 @@ class InterleavingCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Leave the model in its best known state, unless Trainer has loaded its best checkpoint."""
-        if self._trainer.interleaving is not None and not args.load_best_model_at_end:
+        loaded = args.load_best_model_at_end and state.best_model_checkpoint is not None
+        if self._trainer.interleaving is not None and not loaded:
             self._trainer.interleaving.finish()
         self._trainer.save_history()
