@@ -227,7 +227,6 @@ MALFORMED = (
     [[]],
     [3],
     [None],
-    ["adam:lr=0.1", ""],
     ["adam:lr=0.1", None],
     [{"lr": 0.1}],
     [{"family": "adam"}],
@@ -369,6 +368,8 @@ def draw_case(rng):
         arguments[name] = rng.choice(TRAINER[name])
     if rng.random() < 0.1:
         arguments["max_steps"], arguments["num_train_epochs"] = rng.choice((-1, -1, 0)), rng.choice((1, 0.5, 0, 2))
+        # Trainer divides by a share of no steps.
+        arguments["logging_steps"] = arguments["eval_steps"] = 1
     arguments["iomt_candidates"] = draw_candidates(rng, False)
     kind = rng.random()
     if kind < 0.15:
@@ -401,8 +402,12 @@ def draw_case(rng):
     if case["metrics"] in ("none", "nothing") and arguments.get("metric_for_best_model") == "accuracy":
         # Trainer looks for it in the first evaluation.
         arguments.pop("metric_for_best_model")
+    if case["data"] == "stream":
+        # Trainer steps never where a stream ends before the batches of a step.
+        arguments["gradient_accumulation_steps"] = min(arguments.get("gradient_accumulation_steps", 1), 3)
+        arguments["per_device_train_batch_size"] = min(arguments.get("per_device_train_batch_size", 4), 8)
     if arguments.get("dataloader_drop_last"):
-        # So that there is a batch to evaluate on, where Trainer looks for its loss.
+        # So that there is a batch to evaluate on: Trainer looks for its loss.
         case["eval"], arguments["per_device_eval_batch_size"] = "map", 8
     return case
 
@@ -440,10 +445,10 @@ def complaint(case, trainer, error):
         return "training had begun"
     text = str(error)
     words = (*case["arguments"], "candidate", "train_dataset", "eval_dataset", "trainable parameter")
-    values = (case["arguments"].get(name, "-") for name in ("lr_scheduler_type", "eval_strategy"))
+    values = [case["arguments"].get(name, "-") for name in ("lr_scheduler_type", "eval_strategy", "optim")]
     if not any(word in text for word in (*words, *values)):
         return "it names nothing that was given"
-    if case["bad"] and "hf_iomt" in frame.filename and not any(word in text for word in (*case["bad"], "candidate")):
+    if case["bad"] and trainer is None and not any(word in text for word in (*case["bad"], *values, "candidate")):
         return "it names something else"
     return None
 

@@ -364,3 +364,8 @@ class TestSettling:
         race.after_stop()
         race.settle()
         assert equal(problem.values(), origin)
+
+
+@pytest.mark.parametrize("candidates", [2, 6, 15, 75])
+def test_a_race_of_countless_steps_is_planned_at_once(candidates):
+    assert plan_race(candidates, 10**9, 1000) == plan_race(candidates, 1000, 1000)
