@@ -30,7 +30,14 @@ README = Path(__file__).parent.parent / "README.md"
 # The table: what is asserted for a feature, and what the README says of it. Features that other files test have the
 # place of the test.
 ROWS = {}
-ELSEWHERE = {"resume_from_checkpoint": ("works", "test_checkpoint.py")}
+ELSEWHERE = {
+    "resume_from_checkpoint": ("works", "test_checkpoint.py"),
+    "fp16, steps that the gradient scaler leaves out": ("works", "test_overflow.py"),
+    "DDP, by torchrun or accelerate launch": ("works", "test_distributed.py"),
+    "FSDP2, by fsdp=True or accelerate launch": ("works", "test_distributed.py"),
+    "FSDP1, DeepSpeed, FSDP of XLA": ("refused", "test_distributed.py"),
+    "tensor, context and sequence parallelism": ("refused", "test_distributed.py"),
+}
 
 
 def works(name, **settings):
