@@ -69,9 +69,9 @@ def check(trainer, steps=40):
     return history
 
 
-def assert_resumes(path, model, steps=(3, 15), **settings):
+def assert_resumes(path, model, steps=(15,), **settings):
     """A run that is resumed ends as one that was not, to the last bit."""
-    settings = {"save_strategy": "steps", "save_steps": 3, **settings}
+    settings = {"save_strategy": "steps", "save_steps": 15, **settings}
     whole = make(path, model(), **settings)
     whole.train()
     for step in steps:
@@ -111,7 +111,7 @@ HOW = ("nan", "inf", "gradients")
 
 class TestNoNumbers:
     # Race: 1 to 3. Cycles of four steps: 4 to 7, and so on; 40 is the first of the last.
-    @pytest.mark.parametrize("step", [1, 3, 4, 5, 7, 8, 11, 22, 39, 40])
+    @pytest.mark.parametrize("step", [1, 3, 4, 7, 11, 22, 40])
     @pytest.mark.parametrize("how", HOW)
     def test_at_one_step(self, tmp_path, how, step):
         trainer = make(tmp_path, cls=failing(lambda number, _: number == step, how))
@@ -124,7 +124,7 @@ class TestNoNumbers:
             assert record["rolled_back"]
 
     @pytest.mark.parametrize("settings", [{"max_steps": 43}, {"iomt_score": "losses"}, {"iomt_score": "probe"}])
-    @pytest.mark.parametrize("step", [7, 8, 19, 39, 43])
+    @pytest.mark.parametrize("step", [8, 39, 43])
     @pytest.mark.parametrize("how", HOW)
     def test_at_the_end_of_a_cycle(self, tmp_path, how, step, settings):
         settings = {"iomt_race_steps": 0, "iomt_patience": 0, **settings}
@@ -133,7 +133,7 @@ class TestNoNumbers:
         check(trainer, settings.get("max_steps", 40))
 
     @pytest.mark.parametrize("how", HOW)
-    @pytest.mark.parametrize("start", [1, 2, 6, 20])
+    @pytest.mark.parametrize("start", [1, 6, 20])
     def test_from_some_step_on(self, tmp_path, how, start):
         trainer = make(tmp_path, cls=failing(lambda number, _: number >= start, how))
         trainer.train()
@@ -290,7 +290,9 @@ class TestParameters:
         """Families make the state of a parameter when it first has a gradient."""
         settings = {"iomt_candidates": f"{family}:lr=0.01; sgd:lr=0.02", "per_device_train_batch_size": 1}
         unused = Branches().branches[2].weight
-        whole = assert_resumes(tmp_path, Branches, steps=(3, 12), max_steps=24, iomt_switch_steps=3, **settings)
+        whole = assert_resumes(
+            tmp_path, Branches, steps=(12,), save_steps=12, max_steps=24, iomt_switch_steps=3, **settings
+        )
         check(whole, 24)
         assert torch.equal(whole.model.branches[2].weight, unused)
         assert not torch.equal(whole.model.branches[0].weight, Branches().branches[0].weight)
