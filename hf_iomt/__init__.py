@@ -12,7 +12,9 @@ _EXPORTS = {
     "Candidate": "optim",
     "InterleavedOptimizer": "optim",
     "Interleaving": "interleaving",
-    "InterleavingSettings": "interleaving",
+    "InterleavingSettings": "interleaving_settings",
+    "IOMTSeq2SeqTrainer": "seq2seq",
+    "IOMTSeq2SeqTrainingArguments": "seq2seq",
     "IOMTTrainer": "trainer",
     "IOMTTrainerMixin": "trainer",
     "IOMTTrainingArguments": "training_args",
@@ -26,6 +28,8 @@ _EXPORTS = {
 
 __all__ = [
     "Candidate",
+    "IOMTSeq2SeqTrainer",
+    "IOMTSeq2SeqTrainingArguments",
     "IOMTTrainer",
     "IOMTTrainerMixin",
     "IOMTTrainingArguments",
@@ -42,9 +46,11 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .interleaving import Interleaving, InterleavingSettings
+    from .interleaving import Interleaving
+    from .interleaving_settings import InterleavingSettings
     from .optim import Candidate, InterleavedOptimizer, list_families, parse_candidates, register_family
     from .selection import Selector, SelectorSettings
+    from .seq2seq import IOMTSeq2SeqTrainer, IOMTSeq2SeqTrainingArguments
     from .trainer import IOMTTrainer, IOMTTrainerMixin
     from .training_args import IOMTTrainingArguments
     from .transferability import Transferability

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import logging
 import math
@@ -21,6 +20,7 @@ from torch.utils.data import Subset
 
 from .generators import preserved_generators
 from .probe import is_stream
+from .running_metrics import kept_metrics
 from .source_head import CheckpointHead
 from .transferability import (
     DISTRIBUTION_METRICS,
@@ -75,7 +75,8 @@ class Assessment:
             ValueError: There is no data to read, or no metric of the name `iomt_performance_metric`.
         """
         began, asked = time.perf_counter(), self._args.iomt_performance_metric
-        if asked not in (None, "loss", "eval_loss") and self._trainer.compute_metrics is None:
+        sources = (self._trainer.compute_metrics, getattr(self._trainer, "evaluator", None))
+        if asked not in (None, "loss", "eval_loss") and not any(source is not None for source in sources):
             raise ValueError(
                 f"`iomt_performance_metric={asked!r}` needs `compute_metrics`, which returns it. Pass both."
             )
@@ -141,8 +142,8 @@ class Assessment:
         trainer, args, data = self._trainer, self._args, self._data()
         model = trainer.model
         assert model is not None
-        compute = trainer.compute_metrics
-        if compute is not None and args.iomt_performance_metric is None:
+        compute, asked = trainer.compute_metrics, args.iomt_performance_metric
+        if compute is not None and asked is None:
             self._metrics_obstacle = self._find_metrics_obstacle(model)
             compute = compute if self._metrics_obstacle is None else None
         handler, limit = trainer.callback_handler, max(self._samples, args.iomt_transferability_samples)
@@ -156,8 +157,9 @@ class Assessment:
             _replaced(args, "dataloader_persistent_workers", False),
             _replaced(trainer, "compute_metrics", self._guarded(compute)),
             _replaced(handler, "eval_dataloader", handler.eval_dataloader),
-            # Trainers of TRL keep metrics of batches there until they are logged.
-            _replaced(trainer, "_metrics", copy.deepcopy(getattr(trainer, "_metrics", None))),
+            # Those of sentence-transformers read data of their own, mostly held-out data, and write files.
+            _replaced(trainer, "evaluator", getattr(trainer, "evaluator", None) if asked is not None else None),
+            kept_metrics(trainer),
         ):
             self._collector = Collector(
                 recorder,

@@ -45,3 +45,9 @@ def check_trainable(model: nn.Module) -> None:
             f"{len(half)} trainable parameters are float16, for example {half[0]!r}: they cannot be trained. "
             "Load the model in float32 or bfloat16; for mixed precision set `fp16=True`, which keeps float32 weights."
         )
+
+
+def trains(optimizer: torch.optim.Optimizer, model: nn.Module) -> bool:
+    """Whether an optimizer has the trainable parameters of a model: another adapter may have become active."""
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    return held == {id(parameter) for parameter in model.parameters() if parameter.requires_grad}

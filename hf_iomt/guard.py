@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .optim import InterleavedOptimizer, ParameterAverage, Snapshot
+from .interleaving_settings import InterleavingSettings
+from .optim import InterleavedOptimizer, ParameterAverage, Snapshot, count_broken
 from .standing import Standing
 
 logger = logging.getLogger(__name__)
@@ -26,9 +27,9 @@ class Guard:
     Args:
         optimizer ([`InterleavedOptimizer`]): Its families forget their moments where parameters are put back.
         tensors (`Sequence[torch.Tensor]`): What training changes.
-        rollback (`bool`): Whether to undo at all.
-        patience (`int`): Damaged cycles in a row before the best parameters come back; 0 for never.
-        by_probe (`bool`): Whether a cycle is measured by the probe instead of by its training losses.
+        settings ([`InterleavingSettings`]): Whether cycles are undone at all and after how many the best parameters
+            come back; with scores by the probe it measures the cycles, else their training losses do.
+        reduce (`Callable[[torch.Tensor], torch.Tensor]`): Averages a tensor over the ranks.
         probe (`Callable[[], NDArray]`, *optional*): Losses of shape (groups,) on fixed training samples.
 
     Attributes:
@@ -40,18 +41,18 @@ class Guard:
         self,
         optimizer: InterleavedOptimizer,
         tensors: Sequence[torch.Tensor],
-        rollback: bool,
-        patience: int,
-        by_probe: bool,
+        settings: InterleavingSettings,
+        reduce: Callable[[torch.Tensor], torch.Tensor],
         probe: Callable[[], NDArray[np.float64]] | None = None,
     ) -> None:
         self.standing = Standing()
         self.rolled_back = False
         self._optimizer = optimizer
         self._tensors = tensors
-        self._rollback = rollback
-        self._patience = patience
-        self._by_probe = by_probe
+        self._rollback = settings.rollback
+        self._patience = settings.patience
+        self._by_probe = settings.score == "probe"
+        self._reduce = reduce
         self._probe = probe
         self._tail = ParameterAverage(tensors)
         self._start: Snapshot | None = None
@@ -89,6 +90,7 @@ class Guard:
     def begin_cycle(self) -> None:
         """Remember the parameters that a cycle starts from."""
         self.rolled_back = False
+        self._tail.reset()
         # First, so that there are never two.
         self._start = None
         if self._rollback:
@@ -110,25 +112,43 @@ class Guard:
             Whether parameters were put back.
         """
         standing = self.standing
-        loss = standing.cycle_end = self._measure_cycle(losses)
+        # Training losses do not show the last step, nor parameters that the loss does not depend on.
+        broken = self._rollback and self._has_broken_parameters()
+        standing.cycle_end = math.inf if broken else self._measure_cycle(losses)
         if not self._rollback:
             return False
         at_best, patience = standing.charitable_end, self._patience
         degraded = standing.is_broken(at_best, standing.best, 0.5)
         standing.degraded_cycles = standing.degraded_cycles + 1 if degraded else 0
         if standing.is_broken(at_best, standing.best):
-            return self.undo(confirm=not self._by_probe)
+            return self.undo(confirm=not self._by_probe and not broken)
         if patience and standing.degraded_cycles >= patience and self._best is not None:
             logger.info("No cycle of the last %d came near the best loss: going back to it.", patience)
             self._put_back(self._best, {candidate.family for candidate in self._optimizer.candidates})
             standing.accepted, standing.degraded_cycles = standing.best, 0
             return True
-        self._keep_best(loss)
         return False
 
+    def look_back(self, loss: torch.Tensor) -> bool:
+        """Undo a cycle whose last step did damage: the loss of the step that follows is the first to show it."""
+        if not self._rollback or self._by_probe or self.rolled_back:
+            return False
+        value = float(self._reduce(loss.double()))
+        # One loss may be large by itself: without a probe to confirm it only what is no number counts.
+        sure = self._probe is not None or not math.isfinite(value)
+        return sure and self.standing.is_broken(value, self.standing.best) and self.undo(confirm=True)
+
+    def accept(self) -> None:
+        """Take the end of a cycle, unless it was undone, for where training stands."""
+        if not self.rolled_back:
+            self.standing.accepted = self.standing.cycle_end
+            self._keep_best(self.standing.cycle_end)
+
     def judge_unfinished(self) -> bool:
-        """Undo a cycle that training stops in where the probe, which must be there for it, shows damage."""
-        return self._probe is not None and self.undo(confirm=True)
+        """Undo a cycle that training stops in, or after, where the probe, which must be there for it, shows damage."""
+        if self.rolled_back or self._probe is None:
+            return False
+        return self.undo(confirm=not self._has_broken_parameters())
 
     def undo(self, confirm: bool) -> bool:
         """
@@ -142,11 +162,14 @@ class Guard:
         if confirm and self._probe is not None:
             end, end_loss = self._snapshot(), self._probe_loss()
             self._start.restore()
-            if not self.standing.is_damaged(end_loss, self._probe_loss()):
+            if not self.standing.has_lost(self._probe_loss(), end_loss):
                 end.restore()
                 return False
         self._put_back(self._start, [self._optimizer.active.family])
         return True
+
+    def _has_broken_parameters(self) -> bool:
+        return bool(self._reduce(count_broken(self._tensors)) > 0)
 
     def _probe_loss(self) -> float:
         assert self._probe is not None
@@ -178,7 +201,8 @@ class Guard:
         middle = len(losses) // 2
         start, tail = statistics.fmean(losses[: middle + 1]), losses[middle:]
         standing = self.standing
-        standing.initial = start if math.isinf(standing.initial) else standing.initial
+        if math.isinf(standing.initial):
+            standing.initial, standing.spread = start, statistics.pstdev(losses[: middle + 1])
         standing.accepted = start if math.isinf(standing.accepted) else standing.accepted
         standing.cycle_error = statistics.pstdev(tail) / math.sqrt(len(tail))
         return statistics.fmean(tail)

@@ -6,31 +6,20 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from .guard import Guard
+from .interleaving_settings import InterleavingSettings
 from .optim import InterleavedOptimizer
 from .overflow import OverflowWatch
 from .race import Race, RacePlan
-from .selection import Choice, CycleRecord, ParameterProjection, Selector, as_dictionaries, score
+from .selection import Choice, CycleRecord, ParameterProjection, Selector, as_dictionaries, as_metrics, score
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class InterleavingSettings:
-    """Settings of the loop; [`IOMTTrainingArguments`] documents each under the same name with the prefix `iomt_`."""
-
-    switch_steps: int = 25
-    alpha: float = 0.1
-    score: Literal["losses", "trend", "probe"] = "losses"
-    rollback: bool = False
-    patience: int = 0
 
 
 class Interleaving:
@@ -112,7 +101,7 @@ class Interleaving:
         self._losses: list[torch.Tensor] = []
         self._state = projection()
         self._switched = False
-        self._guard = Guard(optimizer, tensors, settings.rollback, settings.patience, settings.score == "probe", probe)
+        self._guard = Guard(optimizer, tensors, settings, self._reduce, probe)
         self._overflow = OverflowWatch(tensors, self._reduce, scaler)
 
     @property
@@ -129,7 +118,8 @@ class Interleaving:
         """Measure the initial parameters and put the first entrant of the race on the track. Before the first step."""
         if self._plan is not None and self._race_probe is not None:
             self._race = self._make_race(self._plan)
-            self._guard.standing.initial = self._race.origin_loss
+            standing = self._guard.standing
+            standing.initial, standing.spread = self._race.origin_loss, self._race.origin_spread
             self._record(Choice(self._race.current.candidate, "race"), seconds=0.0)
         else:
             self._guard.measure(first=True)
@@ -186,6 +176,7 @@ class Interleaving:
             return
         began = time.perf_counter()
         if self._running:
+            loss = self._look_back(loss)
             self._losses.append(loss)
             self._score()
         self._state = self._projection()
@@ -236,7 +227,7 @@ class Interleaving:
         elif self._race is not None:
             self._race.settle(judge=False)
             self._race = self._plan = None
-        elif self._running and 0 < self._cycle_steps < self.settings.switch_steps:
+        elif self._running and self._cycle_steps > 0:
             # The losses do not show yet what its last step did; the probe does.
             self._mark(self._guard.judge_unfinished() if judge else self._guard.undo(confirm=False))
         if self.records and self.records[-1].first_step == self._step:
@@ -246,18 +237,7 @@ class Interleaving:
 
     def metrics(self) -> dict[str, float]:
         """The present decision as numbers, for loggers."""
-        if not self.records:
-            return {}
-        scored = next((record for record in reversed(self.records) if record.score is not None), None)
-        values = {
-            "iomt/candidate": float(self.optimizer.active_index),
-            "iomt/learning_rate": self.optimizer.last_learning_rate,
-            "iomt/switch": float(self._switched),
-            "iomt/selection_seconds": sum(item.seconds for item in self.records),
-            "iomt/score": None if scored is None else scored.score,
-            "iomt/predicted_score": self.records[-1].predicted_mean,
-        }
-        return {name: value for name, value in values.items() if value is not None}
+        return as_metrics(self.records, self.optimizer.active_index, self.optimizer.last_learning_rate, self._switched)
 
     def _record(self, choice: Choice, seconds: float) -> None:
         candidate = self.optimizer.candidates[choice.candidate]
@@ -287,10 +267,19 @@ class Interleaving:
             result = score(self._read_losses(), self.settings.alpha)
         else:
             result = score([standing.accepted, standing.cycle_end], self.settings.alpha)
-        if not self._guard.rolled_back:
-            standing.accepted = standing.cycle_end
+        self._guard.accept()
         self.records[-1].score = result
         self.selector.observe(self.optimizer.active_index, self._state, result)
+
+    def _look_back(self, loss: torch.Tensor) -> torch.Tensor:
+        """Undo a cycle whose last step did damage, as this loss is the first to show; gives the loss to go on from."""
+        undone = self._guard.look_back(loss)
+        self._mark(undone)
+        if not undone:
+            return loss
+        # Gradients of parameters that are no more. Zeros, because a scaler of losses looks for some.
+        self.optimizer.zero_grad(set_to_none=False)
+        return self._losses[0]
 
     def _read_losses(self) -> list[float]:
         losses: list[float] = self._reduce(torch.stack([item.double() for item in self._losses])).tolist()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from .generators import preserved_generators
-from .interleaving import InterleavingSettings
+from .interleaving_settings import InterleavingSettings
 from .optim import Candidate, Family, InterleavedOptimizer, Storage, local_part
 from .race import FINALISTS, RacePlan
 

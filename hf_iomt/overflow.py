@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .optim import local_part
+from .optim import count_broken
 
 # A scaler starts at 2^16 and halves at each overflow. After so many in a row it is not the scale.
 _MOST_SKIPPED = 20
@@ -63,7 +63,7 @@ class OverflowWatch:
             self._skipped = 0
             return False
         self._skipped += 1
-        self._lost = self._skipped >= _MOST_SKIPPED or not self._is_finite()
+        self._lost = self._skipped >= _MOST_SKIPPED or bool(self._reduce(count_broken(self._tensors)) > 0)
         if self._lost and self._scaler is not None and self._scale is not None:
             self._scaler.update(self._scale)
         return self._lost
@@ -75,9 +75,3 @@ class OverflowWatch:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what `state_dict` returned."""
         self._scale, self._skipped, self._lost = state["scale"], state["skipped"], state["lost"]
-
-    def _is_finite(self) -> bool:
-        device = self._tensors[0].device
-        bad = sum((~local_part(tensor).isfinite()).any().double().to(device) for tensor in self._tensors)
-        # Ranks may hold different parts of the parameters.
-        return self._reduce(torch.as_tensor(bad, dtype=torch.float64, device=device)).item() == 0

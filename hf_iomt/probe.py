@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import ConcatDataset, DataLoader, IterableDataset
 
 from .generators import preserved_generators
+from .running_metrics import kept_metrics
 from .shards import reshard
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ class Probe:
     Training loss on a fixed random sample of the training data, without dropout and without gradients.
 
     It is drawn when it is first called and kept on the device. Neither drawing nor calling it touches the state of
-    any global random generator, the parameters or the running statistics, so training goes on as if it had not been.
+    any global random generator, the parameters, the running statistics or the metrics that the trainer sums up, so
+    training goes on as if it had not been. Samples of several data sets that are one after another (`ConcatDataset`)
+    are collated apart, because they may have other columns, and other losses.
 
     Args:
         trainer ([`~transformers.Trainer`]): Gives the data, the collator, the model and the loss.
@@ -36,48 +39,66 @@ class Probe:
         self._trainer = trainer
         self._samples = samples
         self._size = max(1, math.ceil(samples / groups))
-        self._batches: list[Any] = []
+        # By group: batches, each with its number of samples.
+        self._groups: list[list[tuple[Any, int]]] = []
 
     def __call__(self) -> NDArray[np.float64]:
         """The loss of each group now, of shape (groups,), averaged over ranks; infinity where it is not finite."""
         trainer = self._trainer
-        with preserved_generators(trainer.args.seed), torch.no_grad(), _evaluating(trainer) as model:
-            if not self._batches:
-                self._batches = self._draw()
-            losses = []
-            for inputs in self._batches:
-                with trainer.compute_loss_context_manager():
-                    # A copy, because losses may take labels out of the dictionary.
-                    loss = cast(torch.Tensor, trainer.compute_loss(model, dict(inputs)))
-                losses.append(loss.detach().mean().double())
+        with preserved_generators(trainer.args.seed), torch.no_grad(), _evaluating(trainer), kept_metrics(trainer):
+            self._groups = self._groups or self._draw()
+            losses = [self._group_loss(group) for group in self._groups]
         values = trainer.accelerator.reduce(torch.stack(losses), "mean").cpu().numpy()
         return np.where(np.isfinite(values), values, np.inf)
 
     def counts_items(self) -> bool:
         """Whether the loss divides by the `num_items_in_batch` that training passes, as Trainer takes it to do."""
         trainer = self._trainer
-        with preserved_generators(trainer.args.seed), torch.no_grad(), _evaluating(trainer) as model:
-            self._batches = self._batches or self._draw()
-            with trainer.compute_loss_context_manager():
-                few, many = (
-                    cast(torch.Tensor, trainer.compute_loss(model, dict(self._batches[0]), num_items_in_batch=count))
-                    for count in (torch.tensor(1), torch.tensor(1000))
-                )
-        return float(many.mean().abs()) < 0.5 * float(few.mean().abs())
+        with preserved_generators(trainer.args.seed), torch.no_grad(), _evaluating(trainer), kept_metrics(trainer):
+            self._groups = self._groups or self._draw()
+            inputs = self._groups[0][0][0]
+            few, many = (self._loss(inputs, num_items_in_batch=torch.tensor(count)) for count in (1, 1000))
+        return float(many.abs()) < 0.5 * float(few.abs())
 
-    def _draw(self) -> list[Any]:
+    def _loss(self, inputs: Any, **kwargs: Any) -> torch.Tensor:
+        trainer = self._trainer
+        with trainer.compute_loss_context_manager():
+            # A copy, because losses may take labels out of the dictionary.
+            loss = cast(torch.Tensor, trainer.compute_loss(trainer.model_wrapped, dict(inputs), **kwargs))
+        return loss.detach().mean().double()
+
+    def _items(self, inputs: Any) -> dict[str, Any]:
+        """The number of items, which a loss function of the user's own may divide by."""
+        if self._trainer.compute_loss_func is None:
+            return {}
+        return {"num_items_in_batch": self._trainer._get_num_items_in_batch([inputs], self._trainer.args.device)}
+
+    def _group_loss(self, group: list[tuple[Any, int]]) -> torch.Tensor:
+        losses = [self._loss(inputs, **self._items(inputs)) for inputs, _ in group]
+        if len(group) == 1:
+            return losses[0]
+        total = sum(count for _, count in group)
+        return torch.stack([loss * (count / total) for loss, (_, count) in zip(losses, group, strict=True)]).sum()
+
+    def _draw(self) -> list[list[tuple[Any, int]]]:
         trainer = self._trainer
         loader = cast(DataLoader[Any], trainer.callback_handler.train_dataloader)
         dataset: Any = loader.dataset
         if not is_stream(dataset):
             chosen = np.random.default_rng(trainer.args.seed).permutation(len(dataset))[: self._samples]
-            groups = [chosen[start : start + self._size] for start in range(0, len(chosen), self._size)]
-            chunks = [[dataset[index] for index in self._own(group)] for group in groups]
+            sources = _sources(dataset, chosen)
+            groups = []
+            for start in range(0, len(chosen), self._size):
+                rows, of = chosen[start : start + self._size], sources[start : start + self._size]
+                # In the order of their first rows. Processes must make equally many passes.
+                parts = [self._own(rows[of == source]) for source in dict.fromkeys(of.tolist())]
+                groups.append([[dataset[index] for index in part] for part in parts])
         else:
-            rows = list(itertools.islice(dataset, math.ceil(self._samples / trainer.args.world_size)))
-            size = math.ceil(self._size / trainer.args.world_size)
-            chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
-        return [trainer._prepare_inputs(loader.collate_fn(chunk)) for chunk in chunks]
+            processes = trainer.args.world_size
+            stream = list(itertools.islice(dataset, math.ceil(self._samples / processes)))
+            size = math.ceil(self._size / processes)
+            groups = [[stream[start : start + size]] for start in range(0, len(stream), size)]
+        return [[(trainer._prepare_inputs(loader.collate_fn(part)), len(part)) for part in group] for group in groups]
 
     def _own(self, group: NDArray[np.int64]) -> list[int]:
         """This process's part of a group; parts are of one size, so that their mean is that of all."""
@@ -86,6 +107,12 @@ class Probe:
         whole = np.resize(group, size * args.world_size)
         own: list[int] = whole[args.process_index * size :][:size].tolist()
         return own
+
+
+def _sources(dataset: Any, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which of several data sets each row comes from."""
+    ends = dataset.cumulative_sizes if isinstance(dataset, ConcatDataset) else [len(dataset)]
+    return np.searchsorted(ends, rows, side="right")
 
 
 def is_stream(dataset: Any) -> bool:
@@ -107,7 +134,7 @@ class _evaluating:
         self._model: nn.Module = trainer.model_wrapped
         self._sharded = trainer.is_fsdp_enabled
 
-    def __enter__(self) -> nn.Module:
+    def __enter__(self) -> None:
         self._modes = [(module, module.training) for module in self._model.modules()]
         normalising = [
             module
@@ -118,7 +145,6 @@ class _evaluating:
         self._saved = [(buffer, buffer.clone()) for module in normalising for buffer in module.buffers()]
         for module in normalising:
             module.train()
-        return self._model
 
     def __exit__(self, *_: object) -> None:
         for buffer, value in self._saved:

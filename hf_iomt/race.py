@@ -87,7 +87,8 @@ def plan_race(candidates: int, race_steps: int, max_steps: int) -> RacePlan | No
     while stride <= candidates:
         entrants = tuple(range(0, candidates, stride))
         count = len(entrants)
-        for length in range(race_steps, 0, -1):
+        # The first rung alone, a quarter of the length, would exceed the budget with more.
+        for length in range(min(race_steps, 4 * budget // count + 3), 0, -1):
             quarter, half = max(1, round(length / 4)), max(1, round(length / 2))
             if count <= FINALISTS:
                 plan = RacePlan(entrants, (quarter,), (count,))
@@ -187,6 +188,11 @@ class Race:
     def origin_loss(self) -> float:
         """Mean loss of the probe at the origin."""
         return float(self._origin_losses.mean())
+
+    @property
+    def origin_spread(self) -> float:
+        """Standard deviation of the probe's groups at the origin."""
+        return float(self._origin_losses.std()) if np.isfinite(self._origin_losses).all() else 0.0
 
     @property
     def current(self) -> Branch:
@@ -353,7 +359,7 @@ class Race:
         losses = last if last.mean() > losses.mean() else losses
         branch.loss = float(losses.mean())
         branch.alive = not self._is_broken(branch.loss, self.origin_loss)
-        if branch.alive:
+        if branch.alive and math.isfinite(self.origin_loss):
             changes = losses - self._origin_losses
             branch.change = float(changes.mean())
             branch.error = float(changes.std() / math.sqrt(len(changes)))

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from accelerate.utils import broadcast_object_list  # type: ignore[import-untyped]
 from torch import nn
-from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from .assessment import Assessment
 from .attempts import AttemptsMixin
 from .backends import refuse_unsupported_backends, state_part
 from .callbacks import InterleavingCallback
-from .candidate_list import check_trainable, resolve_candidates
+from .candidate_list import check_trainable, resolve_candidates, trains
 from .checkpoint import describe, find_checkpoint, load_state, save_state
 from .checkpoint_timing import CheckpointTimingMixin
+from .cycle_plan import plan_cycles
 from .interleaving import Interleaving
 from .json_files import write_json
 from .memory import memory_need, report_memory
@@ -34,15 +34,12 @@ from .shards import reshard, unpack
 from .trainer_families import find_family, spare_embeddings
 from .training_args import IOMTTrainingArguments
 from .transferability import TRANSFERABILITY_NAME, Transferability
+from .validation import check_train_dataset, describe_schedule, try_schedule
 
 logger = logging.getLogger(__name__)
 
-# With fewer cycles than this after the race, cycles are shortened.
-_LEAST_CYCLES = 4
 # The race's probe is measured in this many groups, which show how uncertain its mean is.
 _RACE_GROUPS = 4
-# Of the cycles after the race at most one in this many is drawn by Eq. 3.
-_INITIAL_SHARE = 6
 # The samples that ω_t is measured on before training: at most this share of those that the run trains on, each of
 # which costs three times as much, and no fewer than so many.
 _ASSESSED_SHARE = 0.03
@@ -125,10 +122,15 @@ class IOMTTrainerMixin(AttemptsMixin, CheckpointTimingMixin, SearchMixin, _Base)
         assert isinstance(optimizer, InterleavedOptimizer)
         return optimizer
 
+    def trained_module(self) -> nn.Module:
+        """What is trained: the model. Trainers whose losses have parameters of their own return both as one."""
+        return cast(nn.Module, self.model)
+
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train as Trainer does; of the checkpoints that a kill left behind only whole ones are resumed."""
         self._restored = None
         self.abandon()
+        check_train_dataset(self.train_dataset)
         return super().train(find_checkpoint(resume_from_checkpoint, str(self.args.output_dir)), *args, **kwargs)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -138,8 +140,11 @@ class IOMTTrainerMixin(AttemptsMixin, CheckpointTimingMixin, SearchMixin, _Base)
         Raises:
             ValueError: Nothing is trainable, or a trainable parameter is float16.
         """
+        target = self.trained_module() if model is None else model
+        if self.optimizer is not None and not trains(self.optimizer, target):
+            logger.info("Other parameters are trainable than before: beginning with a new optimizer.")
+            self.optimizer = None
         if self.optimizer is None:
-            target = cast(nn.Module, self.model if model is None else model)
             check_trainable(target)
             find = find_family(self.args, target)
             self.optimizer_cls_and_kwargs = (
@@ -151,7 +156,7 @@ class IOMTTrainerMixin(AttemptsMixin, CheckpointTimingMixin, SearchMixin, _Base)
                     "storage": Storage(cast(Place, self.args.iomt_offload), self.args.output_dir),
                 },
             )
-            optimizer = super().create_optimizer(model)
+            optimizer = super().create_optimizer(target)
             spare_embeddings(target, [find(candidate.family) for candidate in self.interleaved_optimizer.candidates])
             # The groups' weight decay cannot tell them apart where `args.weight_decay` is 0.
             names = set(self.get_decay_parameter_names(target))
@@ -163,12 +168,23 @@ class IOMTTrainerMixin(AttemptsMixin, CheckpointTimingMixin, SearchMixin, _Base)
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
-        """Build the scheduler for the steps after the race, which runs at the candidates' own learning rates."""
+        """
+        Build the scheduler for the steps after the race, which runs at the candidates' own learning rates.
+
+        Raises:
+            ValueError: The scheduler cannot be built with these `lr_scheduler_kwargs`, warm-up and number of steps.
+        """
         self._race_plan = plan_race(
             len(self.interleaved_optimizer.candidates), self.args.iomt_race_steps or 0, num_training_steps
         )
         race_steps = self._race_plan.total_steps if self._race_plan is not None else 0
-        return super().create_scheduler(num_training_steps - race_steps, optimizer)
+        steps = num_training_steps - race_steps
+        try:
+            scheduler = super().create_scheduler(steps, optimizer)
+            try_schedule(scheduler, steps)
+        except (ArithmeticError, TypeError, ValueError) as error:
+            raise ValueError(describe_schedule(self.args, steps) + f": {error}") from error
+        return scheduler
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
@@ -240,7 +256,7 @@ class IOMTTrainerMixin(AttemptsMixin, CheckpointTimingMixin, SearchMixin, _Base)
         # A resumed run keeps the plan of the whole; one of weights alone plans for what is left.
         raced = self._race_plan.total_steps if self._race_plan is not None else 0
         left = max_steps - (raced if fresh or restored is not None else self.state.global_step)
-        switch_steps, initial_cycles = self._cycle_plan(left)
+        switch_steps, initial_cycles = plan_cycles(args, left, self.callback_handler.train_dataloader)
         logger.info(
             "Interleaving %d candidates over %d steps: a race of %d steps, then cycles of %d, the first %d drawn.",
             len(optimizer.candidates),
@@ -256,8 +272,12 @@ class IOMTTrainerMixin(AttemptsMixin, CheckpointTimingMixin, SearchMixin, _Base)
         # `auto_find_batch_size` may have made it smaller.
         per_step = self._train_batch_size * args.gradient_accumulation_steps * args.world_size
         probe = Probe(self, args.iomt_probe_samples or max(8, per_step // 2))
-        model = cast(nn.Module, self.model)
+        race_probe = None
+        if race is not None:
+            samples = args.iomt_probe_samples or race.probe_samples(max_steps * per_step)
+            race_probe = Probe(self, samples, _RACE_GROUPS)
         transferability = self._find_transferability(per_step)
+        model = self.trained_module()
         if self.is_fsdp_enabled:
             reshard(model)
         report_memory(memory_need(trainable_tensors(model), optimizer, settings, race), optimizer.storage)
@@ -276,9 +296,7 @@ class IOMTTrainerMixin(AttemptsMixin, CheckpointTimingMixin, SearchMixin, _Base)
             settings,
             probe=probe,
             race=race,
-            race_probe=None
-            if race is None
-            else Probe(self, args.iomt_probe_samples or race.probe_samples(max_steps * per_step), _RACE_GROUPS),
+            race_probe=race_probe,
             reduce=lambda losses: self.accelerator.reduce(losses, "mean"),
             # The last digit may depend on the machine, and ranks must not differ.
             share=lambda choice: broadcast_object_list([choice])[0],
@@ -328,7 +346,7 @@ class IOMTTrainerMixin(AttemptsMixin, CheckpointTimingMixin, SearchMixin, _Base)
 
     def _description(self) -> dict[str, dict[str, str]]:
         shards = None if state_part(self) is None else self.accelerator.num_processes
-        return describe(self.interleaved_optimizer.candidates, cast(nn.Module, self.model), shards)
+        return describe(self.interleaved_optimizer.candidates, self.trained_module(), shards)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
@@ -353,26 +371,6 @@ class IOMTTrainerMixin(AttemptsMixin, CheckpointTimingMixin, SearchMixin, _Base)
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             self.transferability = Transferability.read(os.path.join(checkpoint, TRANSFERABILITY_NAME))
-
-    def _cycle_plan(self, steps: int) -> tuple[int, int]:
-        """Switch step τ and initial cycles, shortened where `steps` leave no room for them."""
-        tau, planned_cycles = float(self.args.iomt_switch_steps or 0), int(self.args.iomt_initial_cycles or 0)
-        if tau < 1:
-            loader = cast(DataLoader[Any], self.callback_handler.train_dataloader)
-            try:
-                epoch = len(loader) // self.args.gradient_accumulation_steps
-            except TypeError:
-                raise ValueError(
-                    f"`iomt_switch_steps={tau}` is a share of an epoch, but the training data has no length. "
-                    "Give a number of steps."
-                ) from None
-            tau = max(1, round(tau * epoch))
-        switch_steps = max(1, min(int(tau), steps // _LEAST_CYCLES))
-        cycles = max(1, steps // switch_steps)
-        initial_cycles = min(planned_cycles, max(1, cycles // _INITIAL_SHARE))
-        if (switch_steps, initial_cycles) != (int(tau), planned_cycles):
-            logger.info("A short run: cycles of %d steps, %d of them drawn.", switch_steps, initial_cycles)
-        return switch_steps, initial_cycles
 
 
 class IOMTTrainer(IOMTTrainerMixin, Trainer):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -21,12 +19,20 @@ from .choices import (
     IOMTTransferabilitySplit,
     IOMTVarianceWeight,
 )
-from .interleaving import InterleavingSettings
-from .optim import PRESETS, Candidate, format_candidates, parse_candidates
+from .interleaving_settings import InterleavingSettings
 from .schedule import check_schedule
 from .selection import SelectorSettings
-from .trainer_families import find_family
-from .transferability import DISTRIBUTION_METRICS
+from .validation import (
+    LARGEST_COUNT,
+    check_candidates,
+    check_choices,
+    check_pattern,
+    check_ranges,
+    check_switch_steps,
+    check_switches,
+    check_trainer_arguments,
+    check_transferability,
+)
 
 # What a preset gives the settings that the user leaves unset. The two differ in what makes exploration safe.
 PRESET_SETTINGS: dict[str, dict[str, Any]] = {
@@ -72,17 +78,17 @@ _CHOICES: dict[str, type[ExplicitEnum]] = {
 _LARGEST = 1e6
 # Least and greatest value, both allowed.
 _RANGES: dict[str, tuple[float, float]] = {
-    "iomt_initial_cycles": (0, math.inf),
+    "iomt_initial_cycles": (0, LARGEST_COUNT),
     "iomt_alpha": (-_LARGEST, _LARGEST),
     "iomt_min_weight": (0, 1),
     "iomt_beta": (0, 1),
-    "iomt_transferability_samples": (2, math.inf),
-    "iomt_halving_cycles": (0, math.inf),
-    "iomt_state_components": (1, math.inf),
-    "iomt_surrogate_window": (2, math.inf),
-    "iomt_probe_samples": (0, math.inf),
-    "iomt_race_steps": (0, math.inf),
-    "iomt_patience": (0, math.inf),
+    "iomt_transferability_samples": (2, LARGEST_COUNT),
+    "iomt_halving_cycles": (0, LARGEST_COUNT),
+    "iomt_state_components": (1, 10_000),
+    "iomt_surrogate_window": (2, LARGEST_COUNT),
+    "iomt_probe_samples": (0, LARGEST_COUNT),
+    "iomt_race_steps": (0, LARGEST_COUNT),
+    "iomt_patience": (0, LARGEST_COUNT),
     "iomt_advantage": (0, _LARGEST),
 }
 
@@ -96,6 +102,8 @@ _COUNTS = (
     "iomt_race_steps",
     "iomt_patience",
 )
+
+_SWITCHES = ("iomt_rollback",)
 
 
 @dataclass
@@ -307,74 +315,14 @@ class IOMTTrainingArguments(TrainingArguments):
 
     def validate_iomt(self) -> None:
         """Check the settings of IOMT, and fill those left unset in from the preset. Raises `ValueError`."""
-        for name, choices in _CHOICES.items():
-            value = getattr(self, name)
-            if value is None and name in PRESET_SETTINGS["default"]:
-                continue
-            value = value.value if isinstance(value, ExplicitEnum) else value
-            allowed = [choice.value for choice in choices]
-            if value not in allowed:
-                raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, but got {value!r}.")
-            setattr(self, name, value)
+        check_choices(self, _CHOICES, optional=PRESET_SETTINGS["default"])
         for name, value in PRESET_SETTINGS[self.iomt_preset].items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
-        for name, (least, greatest) in _RANGES.items():
-            value = getattr(self, name)
-            kinds = (int,) if name in _COUNTS else (int, float)
-            if not isinstance(value, kinds) or isinstance(value, bool) or not least <= value <= greatest:
-                whole = " Give a whole number." if name in _COUNTS else ""
-                raise ValueError(f"`{least} <= {name} <= {greatest}` must hold, but got {name}={value!r}.{whole}")
-        tau = self.iomt_switch_steps
-        if not isinstance(tau, (int, float)) or not math.isfinite(tau) or tau <= 0 or (tau > 1 and tau != int(tau)):
-            raise ValueError(
-                "`iomt_switch_steps` must be a whole number of steps, at least 1, or a share of an epoch between 0 "
-                f"and 1, but got {tau!r}."
-            )
-        if self.optim_target_modules:
-            raise ValueError(
-                f"`optim_target_modules` has no effect, but got {self.optim_target_modules!r}: it belongs to GaLore "
-                "and APOLLO, which choose their own parameters and cannot take turns with others. Please leave it out."
-            )
-        self._validate_transferability()
-        self._validate_candidates(self.iomt_candidates)
-
-    def _validate_transferability(self) -> None:
-        value = self.iomt_transferability
-        if value not in ("auto", "off"):
-            try:
-                valid = not isinstance(value, bool) and 0 <= float(value) <= 1
-            except (TypeError, ValueError):
-                valid = False
-            if not valid:
-                raise ValueError(
-                    f"`iomt_transferability` must be 'auto', 'off' or a number in [0, 1], but got {value!r}."
-                )
-            self.iomt_transferability = str(value)
-        names: Any = self.iomt_distribution_metrics
-        known = isinstance(names, (list, tuple)) and all(name in DISTRIBUTION_METRICS for name in names)
-        if not known or len(set(names)) < len(names):
-            raise ValueError(
-                f"`iomt_distribution_metrics` must be a list of some of {', '.join(DISTRIBUTION_METRICS)}, each once, "
-                f"but got {names!r}."
-            )
-        metric = self.iomt_performance_metric
-        if metric is not None and (not isinstance(metric, str) or not metric):
-            raise ValueError(
-                "`iomt_performance_metric` must be the name of a metric that `compute_metrics` returns, or 'loss', "
-                f"but got {metric!r}."
-            )
-
-    def _validate_candidates(self, value: Any) -> None:
-        if not isinstance(value, (str, Sequence)) or isinstance(value, (bytes, Mapping, Candidate)):
-            raise ValueError(f"`iomt_candidates` must be a string or a list, but got {value!r}.")
-        # A string is what survives the command line, JSON and the checkpoint.
-        self.iomt_candidates = format_candidates(value)
-        if self.iomt_candidates != "auto" and self.iomt_candidates not in PRESETS:
-            try:
-                parse_candidates(self.iomt_candidates, find_family(self))
-            except ValueError as error:
-                raise ValueError(
-                    f"Cannot use `iomt_candidates={self.iomt_candidates!r}`. {error} "
-                    f"The name of a preset is allowed too: auto, {', '.join(PRESETS)}."
-                ) from None
+        check_ranges(self, _RANGES, _COUNTS)
+        check_switch_steps(self.iomt_switch_steps)
+        check_switches(self, _SWITCHES)
+        check_pattern("iomt_state_parameters", self.iomt_state_parameters)
+        check_transferability(self)
+        check_trainer_arguments(self)
+        check_candidates(self)

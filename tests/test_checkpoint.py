@@ -143,9 +143,9 @@ class Killer:
         torch.save, TrainerState.save_to_json = torch_save, save_to_json
 
 
-def train_until_killed(path, settings, where, number):
+def train_until_killed(path, settings, where, number, maker=make):
     torch.set_num_threads(1)
-    trainer = make(path, **settings)
+    trainer = maker(path, **settings)
     Killer(where, number).install(trainer)
     last = find_checkpoint(True, str(path))
     trainer.train(resume_from_checkpoint=last if last is not True else None)

@@ -26,6 +26,8 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
     ViTConfig,
     ViTModel,
     set_seed,
@@ -221,6 +223,97 @@ def test_causal_lm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert float(match[2]) < 0.9 * float(match[1])
     assert "share of steps" in printed
     assert (output / "adapter_model.safetensors").exists()
+    check_history(output)
+
+
+def save_llama(folder: Path) -> None:
+    size = save_tokenizer(folder)
+    config = LlamaConfig(
+        vocab_size=size, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+
+
+def write_rows(file: Path, columns: dict[str, list[str] | list[float]]) -> None:
+    Dataset.from_dict(columns).to_json(file)
+
+
+def test_seq2seq(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, output, data = tmp_path / "model", tmp_path / "run", tmp_path / "pairs.jsonl"
+    size = save_tokenizer(model)
+    sizes = {"d_model": 32, "d_kv": 16, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    config = T5Config(vocab_size=size, decoder_start_token_id=0, pad_token_id=0, eos_token_id=2, **sizes)
+    T5ForConditionalGeneration(config).save_pretrained(model)
+    texts = [WORDS[number % len(WORDS)] for number in range(80)]
+    write_rows(data, {"source": texts, "target": texts})
+    load_example("05_seq2seq").main(
+        [
+            *(f"--model={model}", f"--dataset={data}", f"--output_dir={output}", "--predict_with_generate"),
+            *("--eval_strategy=steps", "--eval_steps=20", "--max_target_length=8", *TRAINING),
+        ]
+    )
+    printed = capsys.readouterr().out
+    assert re.search(r"loss [\d.]+, exact match [\d.]+ on 8 rows", printed)
+    assert "share of steps" in printed
+    assert (output / "adapter_model.safetensors").exists()
+    check_history(output)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_sft(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("trl")
+    model, output, data = tmp_path / "model", tmp_path / "run", tmp_path / "texts.jsonl"
+    save_llama(model)
+    write_rows(data, {"text": ["the film was good and we liked it"] * 80})
+    load_example("06_sft").main([f"--model={model}", f"--dataset={data}", f"--output_dir={output}", *TRAINING])
+    match = re.search(r"loss per token ([\d.]+) before, ([\d.]+) after, on 8 rows", capsys.readouterr().out)
+    assert match is not None and float(match[2]) < 0.9 * float(match[1])
+    assert (output / "adapter_model.safetensors").exists()
+    check_history(output)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("method", ["dpo", "reward"])
+def test_preferences(tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str) -> None:
+    pytest.importorskip("trl")
+    model, output, data = tmp_path / "model", tmp_path / "run", tmp_path / "pairs.jsonl"
+    save_llama(model)
+    prompts = [f"we {WORDS[number % 5]}" for number in range(80)]
+    write_rows(data, {"prompt": prompts, "chosen": [" it was good"] * 80, "rejected": [" it was bad"] * 80})
+    load_example("07_preferences").main(
+        [method, f"--model={model}", f"--dataset={data}", f"--output_dir={output}", *TRAINING]
+    )
+    printed = capsys.readouterr().out
+    match = re.search(r"loss [\d.]+, accuracy of the rewards ([\d.]+) on 8 pairs", printed)
+    assert match is not None and float(match[1]) > 0.9
+    assert (output / "adapter_model.safetensors").exists()
+    check_history(output)
+
+
+def test_preferences_need_a_method() -> None:
+    pytest.importorskip("trl")
+    with pytest.raises(SystemExit, match="must be one of dpo, reward, but is 'ppo'"):
+        load_example("07_preferences").main(["ppo"])
+
+
+@pytest.mark.parametrize("score", ["score", "none"])
+def test_sentence_embeddings(tmp_path: Path, capsys: pytest.CaptureFixture[str], score: str) -> None:
+    pytest.importorskip("sentence_transformers")
+    model, output, data = tmp_path / "model", tmp_path / "run", tmp_path / "pairs.jsonl"
+    size = save_tokenizer(model)
+    BertModel(
+        BertConfig(vocab_size=size, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    ).save_pretrained(model)
+    first, second = [WORDS[i % 12] for i in range(80)], [WORDS[(i * i) % 12] for i in range(80)]
+    scores = [float(a == b) for a, b in zip(first, second, strict=True)]
+    write_rows(data, {"sentence1": first, "sentence2": second, "score": scores})
+    load_example("08_sentence_embeddings").main(
+        [f"--model={model}", f"--dataset={data}", f"--output_dir={output}", f"--score_column={score}", *TRAINING]
+    )
+    printed = capsys.readouterr().out
+    assert re.search(r"eval_loss [\d.]+ before, [\d.]+ after, on 8 pairs", printed)
+    assert ("eval_spearman_cosine" in printed) == (score == "score")
+    assert (output / "modules.json").exists()
     check_history(output)
 
 

@@ -47,11 +47,22 @@ def forbidden(names, layer):
 
 
 def test_importing_the_package_imports_neither_torch_nor_transformers():
-    code = "import sys, hf_iomt; print(sorted({'torch', 'transformers', 'sklearn', 'numpy'} & set(sys.modules)))"
+    names = {"torch", "transformers", "sklearn", "numpy", "trl", "sentence_transformers"}
+    code = f"import sys, hf_iomt; print(sorted({names} & set(sys.modules)))"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent, timeout=60
     )
     assert (result.stdout.strip(), result.stderr) == ("[]", "")
+
+
+def test_the_trainers_need_neither_trl_nor_sentence_transformers():
+    code = (
+        "import sys, hf_iomt; hf_iomt.IOMTSeq2SeqTrainer; print({'trl', 'sentence_transformers'} & set(sys.modules))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent, timeout=120
+    )
+    assert result.stdout.strip() == "set()", result.stderr
 
 
 @pytest.mark.parametrize("name", hf_iomt.__all__)

@@ -274,7 +274,7 @@ class TestRanking:
         assert len(seen) == 5 * 2 + 3 * 3 + 3 * 4
 
     def test_losses_that_are_not_finite_drop_out(self):
-        problem, optimizer, race = start("sgd:lr=1e38; sgdm:lr=0.05; adam:lr=0.05", RacePlan((0, 1, 2), (3,), (3,)))
+        problem, optimizer, race = start("sgd:lr=1e15; sgdm:lr=0.05; adam:lr=0.05", RacePlan((0, 1, 2), (3,), (3,)))
         drive(problem, optimizer, race)
         assert {branch.candidate for branch in race.finalists} == {1, 2}
         race.settle()
@@ -382,3 +382,8 @@ class TestSettling:
         race.after_stop()
         race.settle()
         assert equal(problem.values(), origin)
+
+
+@pytest.mark.parametrize("candidates", [2, 6, 15, 75])
+def test_a_race_of_countless_steps_is_planned_at_once(candidates):
+    assert plan_race(candidates, 10**9, 1000) == plan_race(candidates, 1000, 1000)

@@ -40,8 +40,27 @@ def test_the_benefit_of_the_doubt_is_two_standard_errors_within_limits():
     assert Standing(initial=2.0, cycle_end=3.0, cycle_error=5.0).charitable_end == pytest.approx(2.0)
 
 
-def test_damage_on_the_same_samples_does_not_depend_on_how_hard_they_are():
-    """The start of training was measured on other samples, which may be easier."""
-    standing = Standing(initial=0.6)
-    assert not standing.is_damaged(0.83, 0.82) and standing.is_broken(0.83, 0.82)
-    assert standing.is_damaged(0.95, 0.82) and standing.is_damaged(float("nan"), 0.82)
+@pytest.mark.parametrize(
+    "before, after, lost",
+    [
+        # Half of the progress of 1.5 that there was, whatever the level of the samples.
+        (0.6, 1.3, False),
+        (0.6, 1.4, True),
+        (5.0, 5.7, False),
+        (5.0, 5.8, True),
+        (5.0, math.nan, True),
+        # What was broken before is not the cycle's doing, unless it still is.
+        (math.inf, 1.0, False),
+        (math.inf, math.inf, True),
+    ],
+)
+def test_the_same_samples_are_compared_with_themselves(before, after, lost):
+    assert Standing(initial=2.0, best=0.5).has_lost(before, after) is lost
+
+
+def test_losses_near_zero_are_compared_by_their_spread():
+    standing = Standing(initial=1e-9, spread=0.5)
+    assert not standing.is_broken(0.09, 0.0) and standing.is_broken(0.11, 0.0)
+    # That of ordinary losses is less than they are.
+    assert Standing(initial=2.0, spread=0.5).is_broken(2.41, 2.0)
+    assert not Standing(initial=2.0, spread=0.5).is_broken(2.39, 2.0)

@@ -545,21 +545,6 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"chooses the optimizer itself: pass no optimizer.*`iomt_candidates`"):
             IOMTTrainer(model, args, train_dataset=tiny.Texts(), **{way: given})
 
-    @pytest.mark.parametrize("flag, name", [("is_deepspeed_enabled", "DeepSpeed"), ("is_fsdp_enabled", "FSDP")])
-    def test_sharding(self, tmp_path, flag, name):
-        class Sharded(Trainer):
-            """What Trainer says of itself when it is configured so; setting it up for real needs more machines."""
-
-            def __init__(self, *args, **kwargs):
-                super().__init__(*args, **kwargs)
-                setattr(self, flag, True)
-
-        class Mixed(IOMTTrainerMixin, Sharded):
-            pass
-
-        with pytest.raises(ValueError, match=rf"Mixed does not support {name} yet\. Use one process or DDP"):
-            make(tmp_path, cls=Mixed)
-
     def test_nothing_to_train(self, tmp_path):
         trainer = make(tmp_path, tiny.bert().requires_grad_(False))
         with pytest.raises(ValueError, match=r"no trainable parameter: every.*`peft.get_peft_model`"):

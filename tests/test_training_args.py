@@ -211,6 +211,17 @@ class TestCandidates:
             ("adam:lr=nan", r"`lr > 0` must hold, but got lr=nan "),
             ("adam:lr=inf", r"`lr > 0` must hold, but got lr=inf "),
             ("adam:betas=0.9/0.99", r"'adam' has no lr"),
+            (
+                "sgdm:lr=0.1,momentum=nan",
+                r"must be finite and no larger than 1e\+15, but momentum of the family 'sgdm'",
+            ),
+            (
+                "adam:lr=0.1,betas=0.9",
+                r"`betas` of the family 'adam' must be several numbers, as in betas=0\.9/0\.999",
+            ),
+            ("adam:lr=0.1,betas=0.9/0.9/0.9", r"Adam refuses the candidate .*too many values to unpack"),
+            ("adam:lr=0.1,capturable=true", r"Unknown hyperparameter 'capturable' for the family 'adam'"),
+            ("adamw:lr=0.1,fused=true,foreach=true", r"AdamW refuses the candidate .*cannot be `True` together"),
             ("adam:lr=0.1,betas=2/3", r"Adam refuses the candidate 'adam:lr=0.1,betas=2/3': .*beta"),
             ("papre", r"Cannot read 'papre'.*Known families.*name of a preset is allowed too: auto, paper, .*full"),
             ("", r"The candidate list is empty\. Write family:key=value"),
@@ -354,5 +365,27 @@ class TestTransferability:
 
     @pytest.mark.parametrize("samples", [1, 2.5, "many", None])
     def test_bad_samples(self, samples):
-        with pytest.raises(ValueError, match=r"`2 <= iomt_transferability_samples <= inf` must hold, but got"):
+        with pytest.raises(ValueError, match=r"`2 <= iomt_transferability_samples <= 1000000000` must hold, but got"):
             make(iomt_transferability_samples=samples)
+
+
+class TestWhatWouldEndARunInside:
+    @pytest.mark.parametrize(
+        "name, value, message",
+        [
+            ("iomt_rollback", "false", r"`iomt_rollback` must be True or False, but got 'false'"),
+            ("iomt_state_parameters", "(", r"`iomt_state_parameters` must be a regular expression .*unterminated"),
+            ("iomt_state_components", 10**9, r"`1 <= iomt_state_components <= 10000` must hold"),
+            ("iomt_race_steps", 10**400, r"but got iomt_race_steps=an integer of 401 digits"),
+            ("gradient_accumulation_steps", 0, r"must be a whole number, at least 1, but got 0"),
+            ("per_device_train_batch_size", 0, r"must be a whole number, at least 1, but got 0"),
+            ("seed", -1, r"`seed` must be a whole number from 0 to 4294967295, but got -1"),
+            ("data_seed", 2**64, r"`data_seed` must be None, or a whole number from"),
+            ("num_train_epochs", math.nan, r"`num_train_epochs` must be a number from 0 to"),
+            ("max_grad_norm", None, r"`max_grad_norm` must be a number, 0 for no clipping, but got None"),
+            ("weight_decay", math.inf, r"`weight_decay` must be a number from 0 to 1e\+06, but got inf"),
+        ],
+    )
+    def test_is_refused(self, name, value, message):
+        with pytest.raises(ValueError, match=message):
+            make(**{name: value})

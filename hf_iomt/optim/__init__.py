@@ -4,7 +4,7 @@ from .candidates import Candidate, format_candidates, make_candidate, parse_cand
 from .families import Family, get_family, list_families, register_family
 from .interleaved import InterleavedOptimizer
 from .presets import PRESETS
-from .snapshot import ParameterAverage, Snapshot, local_part, trainable_tensors
+from .snapshot import ParameterAverage, Snapshot, count_broken, local_part, trainable_tensors
 from .storage import IN_PLACE, Kept, Place, Storage
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Place",
     "Snapshot",
     "Storage",
+    "count_broken",
     "format_candidates",
     "get_family",
     "list_families",

@@ -17,6 +17,9 @@ GRAMMAR = (
     "for example 'sgdm:lr=0.1|0.01,momentum=0.9; adamw:lr=1e-3|3e-4,weight_decay=0.01'"
 )
 
+# Products and quotients of hyperparameters that are no larger have a place in single precision.
+_LARGEST = 1e15
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -87,9 +90,21 @@ def make_candidate(
         if key != "lr" and value is not None
     )
     candidate = Candidate(family, tuple(ordered))
+    for key, value in ordered:
+        several = isinstance(value, tuple)
+        numbers = [item for item in (value if several else (value,)) if isinstance(item, (int, float))]
+        if not all(abs(item) <= _LARGEST for item in numbers):
+            raise ValueError(
+                f"Hyperparameters must be finite and no larger than {_LARGEST:g}, but {key} of the family {family!r} "
+                "is not."
+            )
+        default = known.default(key)
+        if default is not None and several != isinstance(default, (tuple, list)):
+            wanted = f"several numbers, as in {key}={_format_value(default)}" if not several else "a single value"
+            raise ValueError(f"`{key}` of the family {family!r} must be {wanted}, but got {_format_value(value)}.")
     try:
-        known.build([torch.nn.Parameter(torch.zeros(1))], candidate.settings)
-    except (TypeError, ValueError) as error:
+        _try(known, candidate)
+    except Exception as error:
         raise ValueError(
             f"{known.optimizer_class.__name__} refuses the candidate {candidate.name!r}: {error}"
         ) from None
@@ -172,6 +187,16 @@ def format_candidates(candidates: str | Sequence[Candidate | str | Mapping[str, 
     return "; ".join(items)
 
 
+def _try(family: Family, candidate: Candidate) -> None:
+    """Build the optimizer, and make a step: torch looks at most of its hyperparameters only then."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = family.build([parameter], candidate.settings)
+    # Others may need a device that this process does not use, or keep counts.
+    if family.optimizer_class.__module__.partition(".")[0] in ("torch", "transformers"):
+        parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+
+
 def _as_float(value: Any) -> Any:
     """Optimizers refuse betas of which one is an integer, as a 0 in a list is."""
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
@@ -197,5 +222,6 @@ def _format_value(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
-        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+        # NumPy's numbers are floats that print their type.
+        return f"{value:g}" if float(f"{value:g}") == value else repr(float(value))
     return str(value)

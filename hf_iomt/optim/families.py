@@ -9,6 +9,9 @@ from typing import Any
 
 import torch
 
+# They serve graphs of CUDA, and gradients through the steps: neither is what a training loop does.
+_UNUSABLE = ("capturable", "differentiable")
+
 
 @dataclass(frozen=True)
 class Family:
@@ -38,9 +41,16 @@ class Family:
         return tuple(
             name
             for name, parameter in parameters.items()
-            if name not in ("self", "params", *self.fixed)
+            if name not in ("self", "params", *_UNUSABLE, *self.fixed)
             and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
         )
+
+    def default(self, name: str) -> Any:
+        """What the optimizer takes for a hyperparameter that nobody sets; `None` where that is not known."""
+        if name in self.defaults:
+            return self.defaults[name]
+        parameter = inspect.signature(self.optimizer_class.__init__).parameters.get(name)
+        return None if parameter is None or parameter.default is parameter.empty else parameter.default
 
     def arguments(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Constructor arguments for a candidate's `settings`: the family's own and these."""

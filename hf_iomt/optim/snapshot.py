@@ -30,6 +30,15 @@ def local_part(tensor: Any) -> torch.Tensor:
     return part.to_local() if hasattr(part, "to_local") else part
 
 
+def count_broken(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """
+    How many of some tensors have entries that are no finite numbers, as a scalar on the device of the first. Of
+    sharded ones this process's part is looked at.
+    """
+    broken = [~local_part(tensor).isfinite().all() for tensor in tensors]
+    return torch.stack([item.to(tensors[0].device, torch.float64) for item in broken]).sum()
+
+
 class Snapshot:
     """
     Values of some tensors at one moment, of sharded ones this process's part.

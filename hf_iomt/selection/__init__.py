@@ -1,6 +1,6 @@
 """The decision: scores, surrogates and the choice of the next candidate. Knows no optimizer and no Trainer."""
 
-from .history import HISTORY_NAME, CycleRecord, as_dictionaries
+from .history import HISTORY_NAME, CycleRecord, as_dictionaries, as_metrics
 from .parameter_state import ParameterProjection, compress, select_parameters
 from .scoring import score
 from .selector import Choice, Selector, SelectorSettings
@@ -13,6 +13,7 @@ __all__ = [
     "Selector",
     "SelectorSettings",
     "as_dictionaries",
+    "as_metrics",
     "compress",
     "score",
     "select_parameters",

@@ -49,3 +49,27 @@ class CycleRecord:
 def as_dictionaries(records: list[CycleRecord]) -> list[dict[str, Any]]:
     """The records as plain dictionaries."""
     return [asdict(record) for record in records]
+
+
+def as_metrics(records: list[CycleRecord], candidate: int, learning_rate: float, switched: bool) -> dict[str, float]:
+    """
+    The present decision as numbers, for loggers.
+
+    Args:
+        records (`list[CycleRecord]`): The cycles so far, the present one last.
+        candidate (`int`): Index of the active candidate.
+        learning_rate (`float`): The learning rate that the last step used.
+        switched (`bool`): Whether the cycle brought another candidate.
+    """
+    if not records:
+        return {}
+    scored = next((record for record in reversed(records) if record.score is not None), None)
+    values = {
+        "iomt/candidate": float(candidate),
+        "iomt/learning_rate": learning_rate,
+        "iomt/switch": float(switched),
+        "iomt/selection_seconds": sum(item.seconds for item in records),
+        "iomt/score": None if scored is None else scored.score,
+        "iomt/predicted_score": records[-1].predicted_mean,
+    }
+    return {name: value for name, value in values.items() if value is not None}

@@ -80,13 +80,23 @@ class ForwardRecorder:
         """The model's predictions; `None` where it returned none."""
         output = self.output
         if isinstance(output, dict):
-            logits = output.get("logits")
+            logits = self._head_of_log_probabilities() if "log_probs" in output else output.get("logits")
         elif isinstance(output, (tuple, list)):
             # A loss, which has no dimension, comes first where there are labels.
             logits = next((item for item in output if isinstance(item, torch.Tensor) and item.ndim > 0), None)
         else:
             logits = output
         return logits if isinstance(logits, torch.Tensor) and logits.ndim > 0 else None
+
+    def _head_of_log_probabilities(self) -> torch.Tensor | None:
+        """
+        The logits of a language model that returned nothing but the log-probabilities of the labels, as TRL has it do.
+
+        A scale or a soft cap of some architectures is left out: it changes no prediction.
+        """
+        head: Any = self.model.get_output_embeddings()  # type: ignore[operator]
+        hidden = getattr(self._backbone_output, "last_hidden_state", None)
+        return None if head is None or hidden is None else head(hidden)
 
     def _keep_backbone(self, module: nn.Module, args: Any, output: Any) -> None:
         self._backbone_output = output

@@ -1,0 +1,480 @@
+"""Losses, gradients, parameters and models of unusual kinds, through the real Trainer."""
+
+from __future__ import annotations
+
+import math
+
+import peft
+import pytest
+import tiny
+import torch
+from torch import nn
+from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
+
+from hf_iomt import IOMTTrainer, IOMTTrainingArguments
+
+pytestmark = pytest.mark.usefixtures("small_heap")
+
+THREE = "adam:lr=0.01; sgdm:lr=0.05; adagrad:lr=0.02"
+FAMILIES = ("sgd", "sgdm", "nag", "asgd", "adagrad", "rmsprop", "adam", "adamw", "adamax", "nadam", "radam")
+
+
+def make(path, model=None, cls=IOMTTrainer, data=None, callbacks=None, evaluation=None, loss=None, **settings):
+    args = IOMTTrainingArguments(
+        **{
+            "output_dir": str(path),
+            "use_cpu": True,
+            "report_to": "none",
+            "disable_tqdm": True,
+            "save_strategy": "no",
+            "logging_strategy": "no",
+            "per_device_train_batch_size": 4,
+            "max_steps": 40,
+            "iomt_candidates": THREE,
+            "iomt_switch_steps": 4,
+            **settings,
+        }
+    )
+    return cls(
+        tiny.bert() if model is None else model,
+        args,
+        train_dataset=tiny.Texts() if data is None else data,
+        eval_dataset=evaluation,
+        callbacks=callbacks,
+        compute_loss_func=loss,
+    )
+
+
+def loss_of(model):
+    """Loss over all samples, without dropout."""
+    texts = tiny.Texts()
+    model.eval()
+    with torch.no_grad():
+        return float(model(input_ids=texts.ids, attention_mask=torch.ones_like(texts.ids), labels=texts.labels).loss)
+
+
+def outcome(trainer):
+    return tiny.values(trainer.model), [{**record, "seconds": 0} for record in trainer.iomt_history]
+
+
+def check(trainer, steps=40):
+    """Every step is in the history, all numbers are finite, and so are the weights."""
+    history = trainer.iomt_history
+    assert trainer.state.global_step == steps
+    covered = [step for record in history for step in range(record["first_step"], record["last_step"] + 1)]
+    assert covered == list(range(1, steps + 1))
+    numbers = [value for record in history for value in record.values() if isinstance(value, float)]
+    assert all(map(math.isfinite, numbers))
+    assert [name for name, item in trainer.model.state_dict().items() if not item.isfinite().all()] == []
+    return history
+
+
+def assert_resumes(path, model, steps=(3, 15), **settings):
+    """A run that is resumed ends as one that was not, to the last bit."""
+    settings = {"save_strategy": "steps", "save_steps": 3, **settings}
+    whole = make(path, model(), **settings)
+    whole.train()
+    for step in steps:
+        resumed = make(path, model(), **settings)
+        resumed.train(resume_from_checkpoint=str(path / f"checkpoint-{step}"))
+        first, second = outcome(whole), outcome(resumed)
+        tiny.assert_same(first[0], second[0])
+        assert first[1] == second[1]
+    return whole
+
+
+def failing(when, how):
+    """A trainer whose loss or gradients are no numbers in some steps; `when` takes the step and the candidate."""
+
+    class Failing(IOMTTrainer):
+        def hit(self):
+            return when(self.state.global_step + 1, self.interleaved_optimizer.active.family)
+
+        def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+            loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+            if model.training and how != "gradients" and self.hit():
+                loss = loss * float(how)
+            return (loss, outputs) if return_outputs else loss
+
+        def training_step(self, model, *args, **kwargs):
+            loss = super().training_step(model, *args, **kwargs)
+            if how == "gradients" and self.hit():
+                for item in model.parameters():
+                    item.grad.fill_(math.nan)
+            return loss
+
+    return Failing
+
+
+HOW = ("nan", "inf", "gradients")
+
+
+class TestNoNumbers:
+    # Race: 1 to 3. Cycles of four steps: 4 to 7, and so on; 40 is the first of the last.
+    @pytest.mark.parametrize("step", [1, 3, 4, 5, 7, 8, 11, 22, 39, 40])
+    @pytest.mark.parametrize("how", HOW)
+    def test_at_one_step(self, tmp_path, how, step):
+        trainer = make(tmp_path, cls=failing(lambda number, _: number == step, how))
+        trainer.train()
+        history = check(trainer)
+        last = loss_of(trainer.model)
+        assert last < 1.1 * loss_of(tiny.bert())
+        if how != "inf" and step < 40:
+            record = next(record for record in history if record["first_step"] <= step <= record["last_step"])
+            assert record["rolled_back"]
+
+    @pytest.mark.parametrize("settings", [{"max_steps": 43}, {"iomt_score": "losses"}, {"iomt_score": "probe"}])
+    @pytest.mark.parametrize("step", [7, 8, 19, 39, 43])
+    @pytest.mark.parametrize("how", HOW)
+    def test_at_the_end_of_a_cycle(self, tmp_path, how, step, settings):
+        settings = {"iomt_race_steps": 0, "iomt_patience": 0, **settings}
+        trainer = make(tmp_path, cls=failing(lambda number, _: number == step, how), **settings)
+        trainer.train()
+        check(trainer, settings.get("max_steps", 40))
+
+    @pytest.mark.parametrize("how", HOW)
+    @pytest.mark.parametrize("start", [1, 2, 6, 20])
+    def test_from_some_step_on(self, tmp_path, how, start):
+        trainer = make(tmp_path, cls=failing(lambda number, _: number >= start, how))
+        trainer.train()
+        check(trainer)
+        if start == 1:
+            tiny.assert_same(tiny.values(trainer.model), tiny.values(tiny.bert()))
+
+    @pytest.mark.parametrize("family", ["adam", "sgdm"])
+    def test_with_one_candidate(self, tmp_path, family):
+        trainer = make(
+            tmp_path,
+            tiny.bert(dropout=0.0),
+            cls=failing(lambda _, active: active == family, "gradients"),
+            iomt_candidates="adam:lr=0.003; sgdm:lr=0.03; adagrad:lr=0.01",
+            iomt_selection="cyclical",
+            iomt_race_steps=0,
+        )
+        trainer.train()
+        history = check(trainer)
+        assert loss_of(trainer.model) < loss_of(tiny.bert(dropout=0.0))
+        scores = {item["family"]: [] for item in history}
+        for item in history[:-1]:
+            scores[item["family"]].append(item["score"])
+        assert set(scores.pop(family)) == {-1.0}
+        assert all(-1.0 not in others for others in scores.values())
+
+    @pytest.mark.parametrize("preset", ["default", "paper"])
+    def test_in_the_data(self, tmp_path, preset):
+        """The probe has it as well, so that there is nothing to compare with."""
+        data = tiny.Texts(regression=True)
+        data.labels[:] = math.nan
+        trainer = make(tmp_path, tiny.bert(labels=1), data=data, iomt_preset=preset, iomt_candidates=THREE)
+        trainer.train()
+        assert trainer.state.global_step == 40
+        if preset == "default":
+            check(trainer)
+            tiny.assert_same(tiny.values(trainer.model), tiny.values(tiny.bert(labels=1)))
+
+
+class Worse(IOMTTrainer):
+    """Weights that the last step of a cycle destroys, finite and not; in a short run each step is the last of one."""
+
+    step = 12
+
+    def training_step(self, model, *args, **kwargs):
+        loss = super().training_step(model, *args, **kwargs)
+        if self.state.global_step + 1 == self.step:
+            for item in model.parameters():
+                item.grad.mul_(1e12)
+        return loss
+
+
+class TestTheLastStepOfACycle:
+    @pytest.mark.parametrize("tau, steps, patience", [(1, 20, 0), (4, 20, 0), (4, 20, 2), (4, 12, 0)])
+    def test_its_damage_is_undone_with_the_next_loss(self, tmp_path, tau, steps, patience):
+        settings = {"iomt_switch_steps": tau, "max_steps": steps, "max_grad_norm": 0.0, "iomt_patience": patience}
+        candidates = "sgdm:lr=0.003; sgd:lr=0.003"
+        settings |= {"iomt_race_steps": 0, "iomt_candidates": candidates, "per_device_train_batch_size": 16}
+        trainer = make(tmp_path, cls=Worse, **settings)
+        trainer.train()
+        history = check(trainer, steps)
+        assert [record["last_step"] for record in history if record["rolled_back"]] == [12]
+        assert loss_of(trainer.model) < 1.1 * loss_of(tiny.bert())
+
+    def test_a_candidate_that_destroys_at_once(self, tmp_path):
+        trainer = make(
+            tmp_path,
+            tiny.bert(dropout=0.0),
+            iomt_candidates="adam:lr=0.003; sgd:lr=1e6",
+            iomt_switch_steps=1,
+            iomt_race_steps=0,
+            iomt_selection="cyclical",
+            # A destroyed model is right about the one class that a small batch may be of.
+            per_device_train_batch_size=16,
+        )
+        trainer.train()
+        history = check(trainer)
+        assert {record["rolled_back"] for record in history if record["family"] == "sgd"} == {True}
+        assert loss_of(trainer.model) < loss_of(tiny.bert(dropout=0.0))
+
+
+def shifted(by, factor=1.0):
+    class Shifted(IOMTTrainer):
+        def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+            loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+            loss = factor * loss + by
+            return (loss, outputs) if return_outputs else loss
+
+    return Shifted
+
+
+class TestLossesBelowZero:
+    @pytest.mark.parametrize("by, factor", [(-0.9, 1.0), (-0.7, 10.0), (-1000.0, 1.0), (0.0, -1e-6)])
+    @pytest.mark.parametrize("score", ["losses", "trend", "probe"])
+    def test_a_constant_changes_little(self, tmp_path, score, by, factor):
+        trainer = make(
+            tmp_path, tiny.bert(dropout=0.0), shifted(by, factor), iomt_score=score, per_device_train_batch_size=16
+        )
+        trainer.train()
+        check(trainer)
+        if factor > 0:
+            assert loss_of(trainer.model) < loss_of(tiny.bert(dropout=0.0))
+
+    @pytest.mark.parametrize("by", [-0.7, -5.0])
+    def test_damage_is_still_seen(self, tmp_path, by):
+        trainer = make(tmp_path, tiny.bert(dropout=0.0), shifted(by), iomt_candidates="adam:lr=0.003; sgd:lr=1e6")
+        trainer.train()
+        check(trainer)
+        assert loss_of(trainer.model) < loss_of(tiny.bert(dropout=0.0))
+
+    def test_losses_around_zero_are_no_damage(self, tmp_path):
+        """As those of reinforcement learning, which begin at 0 and say nothing by their level."""
+
+        class Around(IOMTTrainer):
+            def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+                loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+                centred = outputs["logits"][:, 0] * (inputs["input_ids"][:, 0] - 16.5) * 0.01
+                loss = centred.mean() - centred.mean().detach() + 0.0 * loss + 1e-3 * torch.randn(())
+                return (loss, outputs) if return_outputs else loss
+
+        trainer = make(tmp_path, cls=Around, iomt_race_steps=0, iomt_candidates="sgd:lr=1e-4; sgdm:lr=1e-4")
+        trainer.train()
+        assert not any(record["rolled_back"] for record in check(trainer))
+
+    def test_exactly_zero(self, tmp_path):
+        trainer = make(tmp_path, cls=shifted(0.0, 0.0))
+        trainer.train()
+        history = check(trainer)
+        assert {record["score"] for record in history[:-1]} == {0.0}
+        assert not any(record["rolled_back"] for record in history)
+        # The mean of equal branches is equal up to rounding.
+        before, after = tiny.values(tiny.bert()), tiny.values(trainer.model)
+        assert all(torch.allclose(before[name], item, rtol=1e-5) for name, item in after.items())
+
+
+class Branches(nn.Module):
+    """Two branches of which a batch uses one, by its first token."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding = nn.Embedding(32, 4)
+        self.branches = nn.ModuleList(nn.Linear(4, 2) for _ in range(3))
+
+    def forward(self, input_ids, attention_mask=None, labels=None):
+        # The third is never used.
+        logits = self.branches[int(input_ids[0, 0]) % 2](self.embedding(input_ids).mean(1))
+        return nn.functional.cross_entropy(logits, labels), logits
+
+
+class TestParameters:
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_without_gradients_in_some_steps(self, tmp_path, family):
+        """Families make the state of a parameter when it first has a gradient."""
+        settings = {"iomt_candidates": f"{family}:lr=0.01; sgd:lr=0.02", "per_device_train_batch_size": 1}
+        unused = Branches().branches[2].weight
+        whole = assert_resumes(tmp_path, Branches, steps=(3, 12), max_steps=24, iomt_switch_steps=3, **settings)
+        check(whole, 24)
+        assert torch.equal(whole.model.branches[2].weight, unused)
+        assert not torch.equal(whole.model.branches[0].weight, Branches().branches[0].weight)
+
+    def test_frozen_ones_stay(self, tmp_path):
+        model = tiny.bert()
+        model.bert.embeddings.requires_grad_(False)
+        frozen = {name: item.clone() for name, item in model.bert.embeddings.state_dict().items()}
+        trainer = make(tmp_path, model)
+        trainer.train()
+        check(trainer)
+        tiny.assert_same(frozen, model.bert.embeddings.state_dict())
+        assert not torch.equal(model.classifier.weight, tiny.bert().classifier.weight)
+
+    def test_tied_ones_count_once(self, tmp_path):
+        def model():
+            torch.manual_seed(0)
+            config = GPT2Config(vocab_size=32, n_positions=8, n_embd=8, n_layer=1, n_head=2, bos_token_id=0)
+            return GPT2LMHeadModel(config)
+
+        class Sequences(tiny.Texts):
+            def __getitem__(self, index):
+                return {"input_ids": self.ids[index], "labels": self.ids[index]}
+
+        settings = {
+            "data": Sequences(),
+            "iomt_candidates": "adam:lr=0.01; sgdm:lr=1e6; adagrad:lr=0.02",
+            "iomt_selection": "cyclical",
+            "iomt_race_steps": 0,
+        }
+        trainer = assert_resumes(tmp_path, model, **settings)
+        history = check(trainer)
+        assert trainer.model.lm_head.weight is trainer.model.transformer.wte.weight
+        parameters = [item for group in trainer.interleaved_optimizer.param_groups for item in group["params"]]
+        assert len(parameters) == len(set(map(id, parameters))) == len(list(trainer.model.parameters()))
+        assert {item["rolled_back"] for item in history if item["family"] == "sgdm"} == {True}
+        assert not torch.equal(trainer.model.lm_head.weight, model().lm_head.weight)
+
+    def test_all_in_bfloat16(self, tmp_path):
+        trainer = assert_resumes(tmp_path, lambda: tiny.bert().bfloat16(), bf16=True)
+        check(trainer)
+        assert {item.dtype for item in trainer.model.parameters()} == {torch.bfloat16}
+
+
+def adapted(config, seed=0):
+    torch.manual_seed(1)
+    return peft.get_peft_model(tiny.bert(seed=seed), config)
+
+
+ADAPTERS = {
+    "dora": lambda: peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"], use_dora=True),
+    "rslora": lambda: peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"], use_rslora=True),
+    "modules to save": lambda: peft.LoraConfig(r=2, target_modules=["query"], modules_to_save=["classifier"]),
+    "some tokens": lambda: peft.LoraConfig(
+        r=2, target_modules=["query"], trainable_token_indices={"word_embeddings": [3, 4]}
+    ),
+    "ia3": lambda: peft.IA3Config(
+        task_type="SEQ_CLS", target_modules=["key", "output.dense"], feedforward_modules=["output.dense"]
+    ),
+    "prompt": lambda: peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2),
+}
+
+
+class TestAdapters:
+    @pytest.mark.parametrize("kind", ADAPTERS)
+    def test_kinds(self, tmp_path, kind):
+        trainer = assert_resumes(tmp_path, lambda: adapted(ADAPTERS[kind]()), iomt_candidates="auto")
+        check(trainer)
+        before, after = tiny.values(adapted(ADAPTERS[kind]())), tiny.values(trainer.model)
+        # The initial A of an adapter has no gradient before B has moved, all else has.
+        assert all(not torch.equal(before[name], item) for name, item in after.items())
+
+    def test_a_b_of_zeros_and_nothing_that_moves(self, tmp_path):
+        """States that are all alike have no principal components."""
+        config = peft.LoraConfig(r=2, target_modules=["query", "value"])
+        trainer = make(tmp_path, adapted(config), iomt_candidates="adam:lr=1e-30; sgd:lr=1e-30; adagrad:lr=1e-30")
+        trainer.train()
+        assert {"surrogate"} <= {record["phase"] for record in check(trainer)}
+        assert all(item.abs().max() < 1e-20 for name, item in trainer.model.named_parameters() if "lora_B" in name)
+
+    def two(self):
+        model = adapted(peft.LoraConfig(r=2, target_modules=["query"]))
+        model.add_adapter("second", peft.LoraConfig(r=3, target_modules=["value"]))
+        return model
+
+    def of(self, model, adapter):
+        return {name: item.detach().clone() for name, item in model.named_parameters() if f".{adapter}." in name}
+
+    def test_one_of_two_is_trained(self, tmp_path):
+        trainer = assert_resumes(tmp_path, self.two)
+        check(trainer)
+        tiny.assert_same(self.of(self.two(), "second"), self.of(trainer.model, "second"))
+        before, after = self.of(self.two(), "default"), self.of(trainer.model, "default")
+        assert not any(torch.equal(item, after[name]) for name, item in before.items())
+
+    def test_the_other_one_is_trained_next(self, tmp_path):
+        model = self.two()
+        trainer = make(tmp_path, model)
+        trainer.train()
+        first, second = self.of(model, "default"), self.of(model, "second")
+        model.set_adapter("second")
+        trainer.train()
+        check(trainer)
+        tiny.assert_same(first, self.of(model, "default"))
+        assert not any(torch.equal(item, second[name]) for name, item in self.of(model, "second").items())
+
+    def test_resuming_needs_the_same_one(self, tmp_path):
+        make(tmp_path, self.two(), save_strategy="steps", save_steps=20).train()
+        model = self.two()
+        model.set_adapter("second")
+        with pytest.raises(ValueError, match=r"other trainable parameters: .*default.* is gone"):
+            make(tmp_path, model).train(resume_from_checkpoint=str(tmp_path / "checkpoint-20"))
+
+    @pytest.mark.parametrize("bits", [8, 4])
+    def test_on_quantised_weights(self, tmp_path, bits):
+        bitsandbytes = pytest.importorskip("bitsandbytes")
+
+        def model():
+            torch.manual_seed(0)
+            # The kernels of four bits ask for multiples of 64.
+            sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+            base = BertForSequenceClassification(BertConfig(vocab_size=32, max_position_embeddings=8, **sizes))
+            kind = bitsandbytes.nn.Linear8bitLt if bits == 8 else bitsandbytes.nn.Linear4bit
+            part = base.bert.encoder.layer[0].attention.self
+            for name in ("query", "value"):
+                linear = getattr(part, name)
+                quantised = kind(64, 64, **({"has_fp16_weights": False} if bits == 8 else {}))
+                quantised.load_state_dict(linear.state_dict())
+                setattr(part, name, quantised.to("cpu"))
+            base.is_loaded_in_8bit, base.is_loaded_in_4bit = bits == 8, bits == 4
+            base = peft.prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
+            torch.manual_seed(1)
+            return peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["query", "value"]))
+
+        trainer = make(tmp_path, model())
+        assert {torch.int8 if bits == 8 else torch.uint8} <= {item.dtype for item in trainer.model.parameters()}
+        before = tiny.values(trainer.model)
+        trainer.train()
+        check(trainer)
+        assert any(not torch.equal(before[name], item) for name, item in tiny.values(trainer.model).items())
+
+
+class Tuple(nn.Module):
+    """A model of plain PyTorch with batch normalisation, which returns a tuple."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding = nn.Embedding(32, 8)
+        self.norm = nn.BatchNorm1d(8)
+        self.linear = nn.Linear(8, 2)
+
+    def forward(self, input_ids, attention_mask=None, labels=None):
+        logits = self.linear(self.norm(self.embedding(input_ids[:, 0])))
+        return nn.functional.cross_entropy(logits, labels), logits
+
+
+class TestModels:
+    @pytest.mark.parametrize("score", ["trend", "probe"])
+    def test_a_tuple_and_batch_normalisation(self, tmp_path, score):
+        trainer = assert_resumes(tmp_path, Tuple, iomt_score=score)
+        check(trainer)
+        texts = tiny.Texts()
+        loss = [float(model.eval()(texts.ids, labels=texts.labels)[0]) for model in (Tuple(), trainer.model)]
+        assert loss[1] < loss[0]
+
+    def test_running_statistics_come_back_too(self, tmp_path):
+        trainer = make(tmp_path, Tuple(), failing(lambda *_: True, "gradients"), iomt_race_steps=0)
+        trainer.train()
+        assert {record["rolled_back"] for record in check(trainer)} == {True}
+        tiny.assert_same(tiny.values(Tuple()), tiny.values(trainer.model))
+        assert 0 < trainer.model.norm.num_batches_tracked < 40
+
+    @pytest.mark.parametrize("score", ["trend", "probe"])
+    def test_a_loss_function_that_needs_the_number_of_items(self, tmp_path, score):
+        def loss(outputs, labels, num_items_in_batch):
+            return nn.functional.cross_entropy(outputs["logits"], labels, reduction="sum") / num_items_in_batch
+
+        settings = {"iomt_score": score, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}
+        trainer = make(tmp_path, tiny.bert(), loss=loss, **settings)
+        trainer.train()
+        check(trainer)
+        plain = make(tmp_path, tiny.bert(), **settings)
+        plain.train()
+        assert [item["score"] for item in trainer.iomt_history[:3]] == pytest.approx(
+            [item["score"] for item in plain.iomt_history[:3]], abs=1e-3
+        )
