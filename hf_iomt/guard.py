@@ -160,10 +160,14 @@ class Guard:
         if not self._rollback or self._start is None:
             return False
         if confirm and self._probe is not None:
-            end, end_loss = self._snapshot(), self._probe_loss()
-            self._start.restore()
-            if not self.standing.has_lost(self._probe_loss(), end_loss):
-                end.restore()
+            end_loss = self._probe_loss()
+            # An exchange, because a copy of the end would take memory.
+            self._start.swap()
+            try:
+                start_loss = self._probe_loss()
+            finally:
+                self._start.swap()
+            if not self.standing.has_lost(start_loss, end_loss):
                 return False
         self._put_back(self._start, [self._optimizer.active.family])
         return True

@@ -114,10 +114,12 @@ def memory_need(
     families = sorted(largest.values(), reverse=True)[: None if race is None else FINALISTS]
     tail = mean if settings.score == "probe" else 0
     copies = copy * (settings.rollback + (settings.rollback and settings.patience > 0))
-    judged = copy * (settings.rollback or settings.score == "probe")
     for active in (families[0], families[-1]):
         kept = copies + (sum(families) - active if optimizer.idle_state == "keep" else 0)
-        moments += [(copy + gradients + active + tail, kept), (copy + active + tail, kept + judged)]
+        moments.append((copy + gradients + active + tail, kept))
+        if settings.score == "probe":
+            # The probe is measured at the mean, and the last parameters wait.
+            moments.append((copy + active + tail, kept + copy))
     return MemoryNeed(
         parameters=gradients,
         in_use=max(used for used, _ in moments),

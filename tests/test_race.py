@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_iomt.optim import InterleavedOptimizer, trainable_tensors
+from hf_iomt.optim import InterleavedOptimizer, families, trainable_tensors
 from hf_iomt.race import FINALISTS, Race, RacePlan, plan_race
 
 # A race takes at most a fifth of a run.
@@ -180,6 +180,24 @@ class TestRunning:
             # Bit-equal to a run of its own: parameters, running statistics, moments and step counters.
             assert all(equal(values, trace[made]) for made, values in mine)
             assert equal(race.branches[index].snapshot.values, trace[len(mine)]) == (len(mine) == 9)
+
+    def test_an_optimizer_with_an_iterate_of_its_own_leaves_the_next_entrant_alone(self, monkeypatch):
+        class Own(torch.optim.SGD):
+            """As schedule-free ones, it swaps the parameters when it is put into evaluation mode."""
+
+            def eval(self):
+                for group in self.param_groups:
+                    for parameter in group["params"]:
+                        parameter.data.add_(1.0)
+
+        monkeypatch.setattr(families, "_FAMILIES", dict(families._FAMILIES))
+        families.register_family("own", Own)
+        problem, optimizer, race = start("adam:lr=0.05; own:lr=0.05; sgd:lr=0.05", RacePlan((1, 2, 0), (3,), (3,)))
+        seen = drive(problem, optimizer, race)
+        race.settle()
+        for index in (0, 2):
+            trace, _ = trajectory(optimizer.candidates[index], 3)
+            assert all(equal(values, trace[made]) for entrant, made, values in seen if entrant == index)
 
     def test_the_field_shrinks_as_planned(self):
         problem, optimizer, race = start(FIVE, PLAN)

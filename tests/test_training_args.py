@@ -15,6 +15,7 @@ VALUES = {
     "iomt_preset": ("paper", "paper"),
     "iomt_candidates": ("sgdm:lr=0.1|0.01; adamw:lr=1e-3", "sgdm:lr=0.1|0.01; adamw:lr=1e-3"),
     "iomt_idle_state": ("reset", "reset"),
+    "iomt_offload": ("disk", "disk"),
     "iomt_switch_steps": (7.0, "7"),
     "iomt_initial_cycles": (3, "3"),
     "iomt_initial_sampling": ("uniform", "uniform"),
@@ -303,6 +304,7 @@ class TestChoices:
         [
             ("iomt_preset", "default, paper"),
             ("iomt_idle_state", "keep, reset"),
+            ("iomt_offload", "none, cpu, disk"),
             ("iomt_initial_sampling", "weighted, uniform"),
             ("iomt_selection", "surrogate, random, cyclical"),
             ("iomt_score", "losses, trend, probe"),

@@ -80,6 +80,13 @@ class Snapshot:
         for tensor, value in zip(self._tensors, self, strict=True):
             local_part(tensor).copy_(value)
 
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the values with the present ones, a tensor at a time."""
+        for number, tensor in enumerate(self._tensors):
+            present = local_part(tensor).clone()
+            local_part(tensor).copy_(self._kept.exchange(number, present))
+
 
 class ParameterAverage:
     """

@@ -111,6 +111,11 @@ class Kept:
         for entry in self._entries:
             yield entry.read()
 
+    def exchange(self, number: int, tensor: torch.Tensor) -> torch.Tensor:
+        """Keep a tensor of the same form in the place of one in a list. Returns the old one."""
+        old: torch.Tensor = self._entries[number].exchange(tensor)
+        return old
+
     def __reduce__(self) -> tuple[Any, ...]:
         # A file without a name cannot be copied or sent to another process.
         entries = _convert(self._entries, (_InMemory, _InFile), lambda entry: _InMemory(entry.read(), entry.device))
@@ -125,6 +130,11 @@ class _InMemory:
     def read(self) -> torch.Tensor:
         return self._tensor
 
+    def exchange(self, tensor: torch.Tensor) -> torch.Tensor:
+        old = self._tensor
+        self._tensor = tensor.to(old.device)
+        return old
+
     def take(self) -> torch.Tensor:
         return self._tensor.to(self.device) if _is_plain(self._tensor) else self._tensor
 
@@ -136,10 +146,7 @@ class _InFile:
         self._like = torch.empty_like(tensor, device="meta")
         self._file = file
         self._offset = file.tell() + -file.tell() % _ALIGNMENT
-        file.seek(self._offset)
-        if not tensor.is_cpu or tensor.stride() != self._like.stride():
-            tensor = torch.empty_like(tensor, device="cpu").copy_(tensor)
-        file.write(_flat(tensor).view(torch.uint8).numpy().data)
+        self._write(tensor)
 
     def read(self) -> torch.Tensor:
         like = self._like
@@ -152,6 +159,18 @@ class _InFile:
 
     def take(self) -> torch.Tensor:
         return self.read().to(self.device, copy=True)
+
+    def exchange(self, tensor: torch.Tensor) -> torch.Tensor:
+        old = self.read().clone()
+        self._write(tensor)
+        self._file.flush()
+        return old
+
+    def _write(self, tensor: torch.Tensor) -> None:
+        if not tensor.is_cpu or tensor.stride() != self._like.stride():
+            tensor = torch.empty_like(self._like, device="cpu").copy_(tensor)
+        self._file.seek(self._offset)
+        self._file.write(_flat(tensor).view(torch.uint8).numpy().data)
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.sparse import coo_matrix, csr_matrix
-from sklearn.decomposition import PCA
 from sklearn.random_projection import SparseRandomProjection
 
 Array = NDArray[np.float64]
@@ -169,6 +168,9 @@ def compress(states: Array, compression: Compression, components: int, seed: int
         generator = np.random.default_rng(seed)
         embedded = centred @ generator.standard_normal((dimensions, components))
     elif compression == "pca":
+        # Imported when first used: it takes memory, which the first steps may be short of.
+        from sklearn.decomposition import PCA
+
         kept = min(components, count, dimensions)
         embedded = PCA(kept, svd_solver="full").fit_transform(centred)
     else:

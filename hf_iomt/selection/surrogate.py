@@ -6,14 +6,16 @@ import functools
 import math
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel
 from threadpoolctl import ThreadpoolController
+
+if TYPE_CHECKING:
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import Kernel
 
 Array = NDArray[np.float64]
 
@@ -57,6 +59,9 @@ class Surrogate:
             observed (`int`, *optional*): How many observations there have been in all, where older ones have left
                 the window; paces the refits. Defaults to n.
         """
+        # Imported when first used, here and below: it takes memory, which the first steps may be short of.
+        from sklearn.gaussian_process import GaussianProcessRegressor
+
         self._regressor = None
         if len(targets) == 0:
             return
@@ -132,5 +137,7 @@ class Surrogate:
 
 
 def _prior_kernel(length_scale: Array | float, signal: float = 1.0, noise: float = 0.3) -> Kernel:
+    from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
     covariance = ConstantKernel(signal, (0.05, 20.0)) * Matern(length_scale, (0.1, 20.0), nu=2.5)
     return covariance + WhiteKernel(noise, (1e-3, 5.0))

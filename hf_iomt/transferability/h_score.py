@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.linalg import pinvh
-from sklearn.covariance import ledoit_wolf
 
 from .features import centre_features, check_features, standardize_features
 
@@ -36,6 +35,9 @@ def h_score(features: ArrayLike, labels: ArrayLike, standardize: bool = True) ->
     if len(counts) < 2:
         raise ValueError(f"The {len(classes)} samples are all of one class: H-score needs two.")
     inputs = standardize_features(inputs) if standardize else centre_features(inputs)
+    # Imported when first used: it takes memory.
+    from sklearn.covariance import ledoit_wolf
+
     covariance, shrinkage = ledoit_wolf(inputs, assume_centered=True)
     means = np.zeros((len(counts), inputs.shape[1]))
     np.add.at(means, codes, inputs)

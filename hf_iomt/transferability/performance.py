@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from sklearn.metrics import r2_score
 
 from .task import IGNORED, Task
 
@@ -69,6 +68,9 @@ def performance(task: Task, rows: torch.Tensor) -> float:
         predictions, targets = rows.chunk(2, dim=1)
         if len(rows) < 2 or not bool(rows.isfinite().all()):
             raise ValueError("R² needs two samples or more, and finite predictions and labels")
+        # Imported when first used: it takes memory.
+        from sklearn.metrics import r2_score
+
         return min(max(float(r2_score(targets.numpy(), predictions.numpy())), 0.0), 1.0)
     right, total = rows.sum(dim=0).tolist()
     if total == 0:

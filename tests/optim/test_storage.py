@@ -70,6 +70,16 @@ class TestPlaces:
         # Nothing but these numbers: the rest of a file does not go with them.
         assert (tmp_path / "saved").stat().st_size < 8000
 
+    def test_a_snapshot_and_the_present_values_change_places(self, place, tmp_path):
+        tensors = [torch.full((2, 3), 1.0), torch.full((3,), 2.0, dtype=torch.bfloat16), torch.zeros(0)]
+        snapshot = Snapshot(tensors, storage=Storage(place, tmp_path))
+        for tensor in tensors:
+            tensor.mul_(10)
+        for new, old in ((1, 10), (10, 1), (1, 10)):
+            snapshot.swap()
+            assert [tensor.unique().tolist() for tensor in tensors] == [[1.0 * new], [2.0 * new], []]
+            assert [value.unique().tolist() for value in snapshot.values] == [[1.0 * old], [2.0 * old], []]
+
     def test_it_can_be_copied_and_pickled(self, place, tmp_path):
         kept = Storage(place, tmp_path).put([torch.ones(3)])
         for other in (copy.deepcopy(kept), pickle.loads(pickle.dumps(kept))):
