@@ -98,7 +98,12 @@ class Probe:
             stream = list(itertools.islice(dataset, math.ceil(self._samples / processes)))
             size = math.ceil(self._size / processes)
             groups = [[stream[start : start + size]] for start in range(0, len(stream), size)]
-        return [[(trainer._prepare_inputs(loader.collate_fn(part)), len(part)) for part in group] for group in groups]
+        batches = [
+            [batch for part in group for batch in _split(part, max(1, trainer._train_batch_size))] for group in groups
+        ]
+        return [
+            [(trainer._prepare_inputs(loader.collate_fn(batch)), len(batch)) for batch in group] for group in batches
+        ]
 
     def _own(self, group: NDArray[np.int64]) -> list[int]:
         """This process's part of a group; parts are of one size, so that their mean is that of all."""
@@ -107,6 +112,13 @@ class Probe:
         whole = np.resize(group, size * args.world_size)
         own: list[int] = whole[args.process_index * size :][:size].tolist()
         return own
+
+
+def _split(rows: list[Any], most: int) -> list[list[Any]]:
+    """Rows in equal batches no larger than in training, which may have no memory for more; nor of a single row."""
+    count = min(math.ceil(len(rows) / most), max(1, len(rows) // 2))
+    size = math.ceil(len(rows) / count)
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 def _sources(dataset: Any, rows: NDArray[np.int64]) -> NDArray[np.int64]:

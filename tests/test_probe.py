@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 
-from hf_iomt.probe import Probe
+from hf_iomt.probe import Probe, _split
 
 
 class Normalised(nn.Module):
@@ -82,6 +82,12 @@ def direct(model, rows, indices):
         return float((model.last(hidden).squeeze(1) - rows.labels[indices]).square().mean())
 
 
+def by_batches(model, rows, indices):
+    """The same, in batches of at most 4 rows as in training."""
+    batches = np.array_split(indices, -(-len(indices) // 4))
+    return sum(len(batch) * direct(model, rows, batch.tolist()) for batch in batches) / len(indices)
+
+
 class TestLoss:
     @pytest.mark.parametrize("frozen", [False, True])
     @pytest.mark.parametrize("samples, groups, sizes", [(8, 1, [8]), (16, 4, [4] * 4), (11, 4, [3, 3, 3, 2])])
@@ -95,7 +101,7 @@ class TestLoss:
         assert len(rows.read) == len(set(rows.read)) == samples
         assert losses.dtype == np.float64 and losses.shape == (len(sizes),)
         starts = np.cumsum([0, *sizes])
-        expected = [direct(model, rows, rows.read[a:b]) for a, b in itertools.pairwise(starts)]
+        expected = [by_batches(model, rows, rows.read[a:b]) for a, b in itertools.pairwise(starts)]
         np.testing.assert_allclose(losses, expected, rtol=1e-5)
 
     def test_it_equals_the_models_own_loss_in_evaluation(self):
@@ -157,7 +163,20 @@ class TestLoss:
         trainer = make_trainer(model, Streamed(rows), max_steps=3)
         losses = Probe(trainer, samples)()
         assert rows.read[:expected] == list(range(expected))
-        assert losses.tolist() == pytest.approx([direct(model, rows, list(range(expected)))], rel=1e-5)
+        assert losses.tolist() == pytest.approx([by_batches(model, rows, list(range(expected)))], rel=1e-5)
+
+    @pytest.mark.parametrize("samples, sizes", [(8, [4, 4]), (9, [3, 3, 3]), (5, [3, 2]), (3, [3]), (1, [1])])
+    def test_batches_are_no_larger_than_in_training(self, samples, sizes):
+        probe = Probe(make_trainer(Normalised(), Rows()), samples)
+        if samples > 1:
+            # Batch normalisation has no statistics of one.
+            probe()
+        assert [len(batch) for batch in _split(list(range(samples)), 4)] == sizes
+        assert [count for group in probe._draw() for _, count in group] == sizes
+
+    @pytest.mark.parametrize("rows, most, sizes", [(3, 2, [3]), (5, 2, [3, 2]), (4, 1, [2, 2])])
+    def test_no_batch_is_a_single_row(self, rows, most, sizes):
+        assert [len(batch) for batch in _split(list(range(rows)), most)] == sizes
 
     def test_columns_that_the_model_does_not_take_are_dropped(self):
         datasets = pytest.importorskip("datasets")
