@@ -4,7 +4,8 @@ What training needs in memory.
     python -m benchmarks.memory --output benchmarks/results/memory.json
 
 1. `IOMTTrainer` with default settings over `Trainer` with AdamW: MiniLM with LoRA on the Quora question pairs, as in
-   `benchmarks.run`, 100 steps of 16.
+   `benchmarks.run`, 100 steps of 16; training alone, and followed by an evaluation on 500 pairs with scikit-learn's
+   accuracy and F1, whose modules the surrogate needs too.
 2. Full fine-tuning of a BERT with 63 million parameters from a config, batches of one short text: what `IOMTTrainer`
    needs beyond `Trainer` with AdamW, over what `hf_iomt.memory` computes beforehand.
 
@@ -44,6 +45,7 @@ _FULL: dict[str, dict[str, Any]] = {
         "iomt_idle_state": "reset",
     },
 }
+_LORA = ("lora", "lora, evaluated")
 _BASELINE = "Trainer, AdamW"
 _MIB = 2**20
 _STEPS = 40
@@ -68,7 +70,7 @@ def _train(work: str, folder: str) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     part, method = work.split("/")
-    parts, settings = _lora() if part == "lora" else _full()
+    parts, settings = _full() if part == "full" else _lora()
     need: dict[str, Any] = {}
     if method == _BASELINE:
         from transformers import Trainer, TrainingArguments
@@ -76,7 +78,7 @@ def _train(work: str, folder: str) -> dict[str, Any]:
         if part == "full":
             # The same modules on both sides, so that what differs is parameters' copies alone.
             import hf_iomt.trainer  # noqa: F401
-        learning_rate = 1e-3 if part == "lora" else 5e-5
+        learning_rate = 5e-5 if part == "full" else 1e-3
         args: Any = TrainingArguments(**_arguments(folder, learning_rate=learning_rate, **settings))
         trainer: Any = Trainer(args=args, **parts)
     else:
@@ -92,6 +94,11 @@ def _train(work: str, folder: str) -> dict[str, Any]:
     if part == "full":
         trainer.add_callback(_stopping())
     trainer.train()
+    if part == "lora, evaluated":
+        from .tasks import classification_metrics
+
+        trainer.compute_metrics = classification_metrics
+        trainer.evaluate(parts["eval_dataset"])
     if method != _BASELINE:
         optimizer = trainer.interleaved_optimizer
         race = plan_race(len(optimizer.candidates), args.iomt_race_steps, args.max_steps)
@@ -108,8 +115,13 @@ def _lora() -> tuple[dict[str, Any], dict[str, Any]]:
     from .tasks import qqp_lora
 
     task = qqp_lora(0)
-    parts = {"model": task.model, "train_dataset": task.train_dataset, "data_collator": task.data_collator}
-    return parts, {**task.arguments, "max_steps": 100}
+    parts = {
+        "model": task.model,
+        "train_dataset": task.train_dataset,
+        "eval_dataset": task.test_dataset.select(range(500)),
+        "data_collator": task.data_collator,
+    }
+    return parts, {**task.arguments, "max_steps": 100, "per_device_eval_batch_size": 16}
 
 
 def _full() -> tuple[dict[str, Any], dict[str, Any]]:
@@ -161,8 +173,15 @@ def _measure(work: str) -> dict[str, Any]:
 
 def summarize(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Ratios of pairs for LoRA, and measured over expected memory for full fine-tuning."""
-    pairs = zip(runs["lora/default"], runs[f"lora/{_BASELINE}"], strict=True)
-    ratios = [ours["peak_mib"] / plain["peak_mib"] for ours, plain in pairs]
+    lora = {}
+    for part in _LORA:
+        pairs = zip(runs[f"{part}/default"], runs[f"{part}/{_BASELINE}"], strict=True)
+        ratios = [ours["peak_mib"] / plain["peak_mib"] for ours, plain in pairs]
+        lora[part] = {
+            "ratios": ratios,
+            "median_ratio": statistics.median(ratios),
+            "median_trainer_mib": statistics.median(run["peak_mib"] for run in runs[f"{part}/{_BASELINE}"]),
+        }
     baseline = [run["peak_mib"] for run in runs[f"full/{_BASELINE}"]]
     full = {}
     for method in _FULL:
@@ -179,14 +198,7 @@ def summarize(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
             "median_extra_over_expected": statistics.median(extra) / expected if expected else None,
             "on_disk_in_parameters": measured[0]["on_disk_mib"] / size,
         }
-    return {
-        "lora": {
-            "ratios": ratios,
-            "median_ratio": statistics.median(ratios),
-            "median_trainer_mib": statistics.median(run["peak_mib"] for run in runs[f"lora/{_BASELINE}"]),
-        },
-        "full": full,
-    }
+    return {"lora": lora, "full": full}
 
 
 def main() -> None:
@@ -202,7 +214,8 @@ def main() -> None:
         return
     old = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
     runs: dict[str, list[dict[str, Any]]] = old.get("runs", {})
-    lora, full = [f"lora/{_BASELINE}", "lora/default"], [f"full/{method}" for method in (_BASELINE, *_FULL)]
+    lora = [f"{part}/{method}" for part in _LORA for method in (_BASELINE, "default")]
+    full = [f"full/{method}" for method in (_BASELINE, *_FULL)]
     for works, repetitions in ((lora, arguments.pairs), (full, arguments.repetitions)):
         for number in range(repetitions):
             for work in works:

@@ -20,8 +20,9 @@ logger = logging.getLogger(__name__)
 
 # Optimizers that treat small tensors in another way take this for a large one.
 _SIDE = 64
-# Where an optimizer cannot be tried out: as for the Adam family.
+# Where an optimizer cannot be tried out: as for the Adam family. One's own class may do more in a step than step.
 _USUAL_STATE = 2.0
+_TRIED_OUT = ("torch", "transformers", "bitsandbytes")
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,11 @@ def state_size(family: Family, candidate: Candidate, like: torch.Tensor) -> floa
         like (`torch.Tensor`): A trainable parameter: gives type and device.
 
     Returns:
-        `float`: 2 for Adam, 1 for SGD with momentum, and so on. Single numbers such as step counters do not count.
+        `float`: 2 for Adam, 1 for SGD with momentum, and so on. Single numbers such as step counters do not count. Of
+            classes that are neither torch's nor transformers' nor bitsandbytes' nothing is known: 2.
     """
+    if family.optimizer_class.__module__.partition(".")[0] not in _TRIED_OUT:
+        return _USUAL_STATE
     parameter = torch.nn.Parameter(torch.zeros(_SIDE, _SIDE, dtype=like.dtype, device=like.device))
     parameter.grad = torch.zeros_like(parameter)
     try:

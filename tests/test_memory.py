@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 
 from hf_iomt import IOMTTrainer, IOMTTrainingArguments
 from hf_iomt.memory import MemoryNeed, memory_need, report_memory, state_size
-from hf_iomt.optim import InterleavedOptimizer, Storage, make_candidate, trainable_tensors
+from hf_iomt.optim import Family, InterleavedOptimizer, Storage, make_candidate, trainable_tensors
 from hf_iomt.race import plan_race
 from hf_iomt.trainer_families import find_family
 
@@ -196,6 +196,14 @@ class TestNeed:
         candidate = make_candidate(family, {"lr": 0.1, **settings}, find)
         assert state_size(find(family), candidate, torch.zeros(1)) == expected
         assert torch.equal(before, torch.random.get_rng_state())
+
+    def test_an_optimizer_of_ones_own_is_not_tried_out(self):
+        class Own(torch.optim.SGD):
+            def step(self, closure=None):
+                raise AssertionError("stepped")
+
+        own = Family("own", Own)
+        assert state_size(own, make_candidate("own", {"lr": 0.1}, lambda name: own), torch.zeros(1)) == 2
 
     def test_it_is_logged_before_training(self, tmp_path, caplog):
         with caplog.at_level(logging.INFO, "hf_iomt"):
