@@ -13,7 +13,8 @@ def refuse_unsupported_backends(trainer: IOMTTrainerMixin) -> None:
     Refuse what was not shown to work, before anything is trained with it.
 
     Raises:
-        ValueError: DeepSpeed, FSDP1 or FSDP of XLA is configured, or parallelism within a model.
+        ValueError: DeepSpeed, FSDP1 or FSDP of XLA is configured, or parallelism within a model, or FSDP2 with
+            `iomt_offload`.
     """
     state, parallelism = trainer.accelerator.state, getattr(trainer.accelerator, "parallelism_config", None)
     refused = {
@@ -24,11 +25,6 @@ def refuse_unsupported_backends(trainer: IOMTTrainerMixin) -> None:
         "tensor, context or sequence parallelism": parallelism is not None
         and (parallelism.tp_enabled or parallelism.cp_enabled or parallelism.sp_enabled),
     }
-    if trainer.is_fsdp_enabled and trainer.args.iomt_offload != "none":
-        raise ValueError(
-            f"`iomt_offload={trainer.args.iomt_offload!r}` does not work with FSDP, which shards all copies over the "
-            "processes. Leave it at 'none'; `offload_params` of `fsdp_config` keeps all of them in the CPU's memory."
-        )
     for name, found in refused.items():
         if found:
             raise ValueError(
@@ -36,6 +32,11 @@ def refuse_unsupported_backends(trainer: IOMTTrainerMixin) -> None:
                 "`fsdp_config={'version': 2}`), DDP or one process, with LoRA, mixed precision or gradient "
                 "checkpointing to save memory."
             )
+    if trainer.is_fsdp_enabled and trainer.args.iomt_offload != "none":
+        raise ValueError(
+            f"`iomt_offload={trainer.args.iomt_offload!r}` does not work with FSDP, which shards all copies over the "
+            "processes. Leave it at 'none'; `offload_params` of `fsdp_config` keeps all of them in the CPU's memory."
+        )
 
 
 def state_part(trainer: IOMTTrainerMixin) -> int | None:

@@ -128,8 +128,16 @@ def test_what_is_refused(found, name):
         accelerator = SimpleNamespace(
             state=SimpleNamespace(fsdp_plugin=SimpleNamespace(fsdp_version=1)), parallelism_config=parallelism
         )
-        return SimpleNamespace(accelerator=accelerator, **{f"is_{item}": False for item in names} | attributes)
+        args = SimpleNamespace(iomt_offload="disk")
+        flags = {f"is_{item}": False for item in names} | attributes
+        return SimpleNamespace(accelerator=accelerator, args=args, **flags)
 
     refuse_unsupported_backends(make())
     with pytest.raises(ValueError, match=f"does not support {name}.*Use FSDP2 .*, DDP or one process"):
         refuse_unsupported_backends(make(**found))
+    sharded = make(is_fsdp_enabled=True)
+    sharded.accelerator.state.fsdp_plugin.fsdp_version = 2
+    with pytest.raises(ValueError, match=r"`iomt_offload='disk'` does not work with FSDP.*Leave it at 'none'"):
+        refuse_unsupported_backends(sharded)
+    sharded.args.iomt_offload = "none"
+    refuse_unsupported_backends(sharded)
