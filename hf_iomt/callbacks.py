@@ -57,10 +57,6 @@ class InterleavingCallback(TrainerCallback):
         """End a step that had no batches left."""
         self._trainer.end_step()
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Write the history beside the checkpoints, with what was known when the event came."""
-        self._trainer.save_history()
-
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints between two steps only, with the history beside them."""
+"""Checkpoints between two steps only."""
 
 from __future__ import annotations
 
@@ -51,14 +51,8 @@ class CheckpointTimingMixin(_Base):
         self._save_checkpoint(*postponed)
         return True
 
-    def save_history(self) -> None:
-        """Write the history into the output folder."""
-        raise NotImplementedError
-
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         if self._within_step:
             self.postponed = (*args, *kwargs.values())
             return
-        # Before the checkpoint is pushed to the Hub.
-        self.save_history()
         super()._save_checkpoint(*args, **kwargs)

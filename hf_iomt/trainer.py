@@ -78,7 +78,7 @@ class IOMTTrainerMixin(AttemptsMixin, CheckpointTimingMixin, SearchMixin, _Base)
 
     Raises:
         TypeError: `args` are not [`IOMTTrainingArguments`].
-        ValueError: An optimizer is passed as well, or DeepSpeed or FSDP is configured.
+        ValueError: An optimizer is passed as well, or a distributed backend other than DDP and FSDP2 is configured.
     """
 
     args: IOMTTrainingArguments
@@ -197,9 +197,9 @@ class IOMTTrainerMixin(AttemptsMixin, CheckpointTimingMixin, SearchMixin, _Base)
             # multiplies by their number, would not compare with the probe.
             self._step_loss = loss if self._step_loss is None else self._step_loss + loss
             if self.accelerator.sync_gradients:
-                added_up = self._sums_losses and num_items_in_batch is not None
-                count = self.current_gradient_accumulation_steps * self._devices if added_up else 1
-                self.interleaving.after_backward(self._step_loss / count)
+                if self._sums_losses and num_items_in_batch is not None:
+                    self._step_loss = self._step_loss / (self.current_gradient_accumulation_steps * self._devices)
+                self.interleaving.after_backward(self._step_loss)
                 self._step_loss = None
         return loss
 
@@ -347,6 +347,11 @@ class IOMTTrainerMixin(AttemptsMixin, CheckpointTimingMixin, SearchMixin, _Base)
     def _description(self) -> dict[str, dict[str, str]]:
         shards = None if state_part(self) is None else self.accelerator.num_processes
         return describe(self.interleaved_optimizer.candidates, self.trained_module(), shards)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        # Before the checkpoint is pushed to the Hub.
+        self.save_history()
+        super()._save_checkpoint(*args, **kwargs)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
