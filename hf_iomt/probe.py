@@ -98,6 +98,8 @@ class Probe:
             stream = list(itertools.islice(dataset, math.ceil(self._samples / processes)))
             size = math.ceil(self._size / processes)
             groups = [[stream[start : start + size]] for start in range(0, len(stream), size)]
+        if not any(itertools.chain.from_iterable(groups)):
+            raise ValueError("`train_dataset` gives no sample to train on. Look at how it was filtered or split.")
         batches = [
             [batch for part in group for batch in _split(part, max(1, trainer._train_batch_size))] for group in groups
         ]

@@ -178,6 +178,11 @@ class TestLoss:
     def test_no_batch_is_a_single_row(self, rows, most, sizes):
         assert [len(batch) for batch in _split(list(range(rows)), most)] == sizes
 
+    def test_a_stream_without_samples_is_no_training_data(self):
+        trainer = make_trainer(Normalised(), Streamed(Rows(0)), max_steps=3)
+        with pytest.raises(ValueError, match=r"`train_dataset` gives no sample to train on"):
+            Probe(trainer, 8)()
+
     def test_columns_that_the_model_does_not_take_are_dropped(self):
         datasets = pytest.importorskip("datasets")
         texts = tiny.Texts(12)

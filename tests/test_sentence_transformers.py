@@ -12,7 +12,7 @@ import pytest
 import tiny
 import torch
 from datasets import Dataset
-from test_checkpoint import assert_same_outcome, kill, outcome
+from test_checkpoint import kill
 from tiny_language import sentences, word_tokenizer
 from transformers import BertConfig, BertModel, HfArgumentParser
 
@@ -70,20 +70,9 @@ def classes(count=32):
 
 def make(path, folder, data=None, loss=None, callbacks=None, eval_dataset=None, evaluator=None, **settings):
     args = IOMTSentenceTransformerTrainingArguments(
-        **{
-            "output_dir": str(path),
-            "use_cpu": True,
-            "report_to": "none",
-            "disable_tqdm": True,
-            "save_strategy": "no",
-            "logging_strategy": "no",
-            "per_device_train_batch_size": 4,
-            "max_steps": 40,
-            "iomt_candidates": CANDIDATES,
-            "iomt_switch_steps": 4,
-            "iomt_transferability": "0.5",
-            **settings,
-        }
+        **tiny.quiet(
+            path, **{"iomt_candidates": CANDIDATES, "iomt_switch_steps": 4, "iomt_transferability": "0.5", **settings}
+        )
     )
     model = encoder(folder)
     return IOMTSentenceTransformerTrainer(
@@ -161,7 +150,7 @@ def test_killed_in_the_race_and_in_a_cycle(tmp_path, folder, kind):
     torch.manual_seed(7)
     resumed = maker(tmp_path / "killed", **settings)
     resumed.train(resume_from_checkpoint=True)
-    assert_same_outcome(outcome(whole), outcome(resumed))
+    tiny.assert_same_outcome(tiny.outcome(whole), tiny.outcome(resumed))
     tiny.assert_same(tiny.values(whole.trained_module()), tiny.values(resumed.trained_module()))
 
 
@@ -203,7 +192,8 @@ class TestProbe:
 
     def test_several_data_sets_have_losses_of_their_own(self, tmp_path, folder):
         data = {"scored": scored(8), "followed": followed(4)}
-        trainer = make(tmp_path, folder, data, two_losses)
+        # These losses compare the texts of a batch, so it matters that a batch holds all.
+        trainer = make(tmp_path, folder, data, two_losses, per_device_train_batch_size=8)
 
         def loss(name):
             rows = [trainer.train_dataset[name][index] for index in range(len(data[name]))]
