@@ -133,8 +133,10 @@ def test_demo_prints_its_bars_and_its_table_only(tmp_path):
     )
     done = run_python("-c", code)
     assert done.returncode == 0, done.stderr
+    # Libraries that happen to be installed may have something to say when they are imported.
+    others = run_python("-c", "import peft").stderr.splitlines()
     for line in re.split(r"[\r\n]+", done.stderr.strip()):
-        assert BAR.fullmatch(line.strip()), line
+        assert BAR.fullmatch(line.strip()) or line in others, line
     lines = done.stdout.splitlines()
     assert "digits 0 to 6" in lines[0] and "4 runs of 2 steps" in lines[0]
     assert [line.split(" ")[0].rstrip(",") for line in lines[2:]] == [

@@ -80,19 +80,33 @@ def test_decides_equally_for_long(tmp_path, settings):
     assert not any(record["rolled_back"] for record in others)
 
 
+def assert_same_decisions(ones, others):
+    """Equal decisions, and scores that are equal but for rounding."""
+    for pair in zip(ones, others, strict=True):
+        first, second = (run["history"] for run in pair)
+        for name in ("candidate", "phase", "first_step", "last_step", "rolled_back"):
+            assert [record[name] for record in first] == [record[name] for record in second]
+        assert len({record["candidate"] for record in first}) >= 3
+        scores = [[record["score"] or 0 for record in history] for history in (first, second)]
+        assert scores[0] == pytest.approx(scores[1], abs=2e-5)
+
+
 def test_two_processes_decide_as_one_with_the_batch_of_both(tmp_path):
     # Trainer multiplies the losses of a sequence classifier by the number of processes where it averages over tokens.
     settings = {"model": "smooth", "max_steps": 200, "samples": 128, "average_tokens_across_devices": False}
     runs = [{**settings, "iomt_switch_steps": 8, "seed": seed} for seed in (1, 2)]
     two = launch(tmp_path / "two", TORCHRUN, *({**run, "per_device_train_batch_size": 4} for run in runs))
     one = launch(tmp_path / "one", [], *({**run, "per_device_train_batch_size": 8} for run in runs))
-    for pair in zip(two, one, strict=True):
-        first, second = (run["history"] for run in pair)
-        for name in ("candidate", "phase", "first_step", "last_step", "rolled_back"):
-            assert [record[name] for record in first] == [record[name] for record in second]
-        assert len({record["candidate"] for record in first}) == 3
-        scores = [[record["score"] or 0 for record in history] for history in (first, second)]
-        assert scores[0] == pytest.approx(scores[1], abs=2e-5)
+    assert_same_decisions(one, two)
+
+
+def test_sharded_parameters_decide_as_whole_ones(tmp_path):
+    """Also where cycles are undone: what is written into the shards is what the next forward pass sees."""
+    settings = {"model": "smooth", "max_steps": 60, "samples": 128}
+    runs = [settings, {**settings, **HARMFUL, "iomt_race_steps": 0, "iomt_selection": "cyclical"}]
+    whole = launch(tmp_path / "ddp", TORCHRUN, *runs)
+    assert any(record["rolled_back"] for record in whole[1]["history"])
+    assert_same_decisions(whole, launch(tmp_path / "fsdp", TORCHRUN, *({**run, **FSDP} for run in runs)))
 
 
 @pytest.mark.parametrize("samples, groups, processes", [(16, 4, 2), (10, 1, 4), (7, 2, 3)])

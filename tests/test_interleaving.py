@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -70,7 +71,7 @@ class Loop:
             0,
         )
         self.even = kwargs.pop("even", False)
-        others = {name: kwargs.pop(name) for name in ("race_probe", "reduce", "first_step") if name in kwargs}
+        others = {name: kwargs.pop(name) for name in ("race_probe", "reduce", "share", "first_step") if name in kwargs}
         self.tensors = trainable_tensors(self.model)
         self.interleaving = Interleaving(
             self.optimizer,
@@ -594,6 +595,18 @@ class TestMetrics:
             loop.run(1)
             scheduler.step()
         assert loop.interleaving.metrics()["iomt/learning_rate"] == pytest.approx(0.1 / 3)
+
+
+def test_what_the_main_process_chooses_is_done():
+    own = []
+
+    def share(choice):
+        own.append(choice.candidate)
+        return replace(choice, candidate=1)
+
+    loop = Loop(switch_steps=3, share=share).run(15)
+    assert set(own) == {0, 1}
+    assert {record.candidate for record in loop.records} == {loop.optimizer.candidates[1].name} == set(loop.used)
 
 
 @pytest.mark.parametrize("settings", [{"score": "probe"}, {"race": RacePlan((0, 1), (2,), (2,))}])
