@@ -53,19 +53,10 @@ def train(folder, settings):
     resume, model, samples = settings.pop("resume", None), settings.pop("model", "bert"), settings.pop("samples", 90)
     Spoiled.spoiled = settings.pop("spoiled", None)
     args = IOMTTrainingArguments(
-        **{
-            "output_dir": folder,
-            "use_cpu": True,
-            "report_to": "none",
-            "disable_tqdm": True,
-            "save_strategy": "no",
-            "logging_strategy": "no",
-            "max_steps": 40,
-            "per_device_train_batch_size": 4,
-            "iomt_candidates": "adam:lr=0.01; sgdm:lr=0.05; adagrad:lr=0.02",
-            "iomt_switch_steps": 4,
-            **settings,
-        }
+        **tiny.quiet(
+            folder,
+            **{"iomt_candidates": "adam:lr=0.01; sgdm:lr=0.05; adagrad:lr=0.02", "iomt_switch_steps": 4, **settings},
+        )
     )
     dropout = 0.0 if model == "smooth" else 0.1
     network = tiny.lora(dropout=dropout) if model == "lora" else tiny.bert(dropout=dropout)

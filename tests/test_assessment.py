@@ -65,20 +65,7 @@ class Rows(Dataset):
 
 
 def make(path, model=None, data=None, evaluation=None, cls=IOMTTrainer, parts=None, **settings):
-    args = IOMTTrainingArguments(
-        **{
-            "output_dir": str(path),
-            "use_cpu": True,
-            "report_to": "none",
-            "disable_tqdm": True,
-            "save_strategy": "no",
-            "logging_strategy": "no",
-            "per_device_train_batch_size": 4,
-            "max_steps": 30,
-            "iomt_candidates": THREE,
-            **settings,
-        }
-    )
+    args = IOMTTrainingArguments(**tiny.quiet(path, **{"max_steps": 30, "iomt_candidates": THREE, **settings}))
     data = tiny.Texts() if data is None else data
     return cls(
         tiny.bert() if model is None else model, args, train_dataset=data, eval_dataset=evaluation, **(parts or {})

@@ -14,21 +14,17 @@ CANDIDATES = "adam:lr=0.01; sgdm:lr=0.05"
 
 
 def make(path, model=None, callbacks=None, **settings):
-    settings = {
-        "output_dir": str(path),
-        "use_cpu": True,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "save_strategy": "no",
-        "logging_strategy": "no",
-        "per_device_train_batch_size": 4,
-        "max_steps": 20,
-        "iomt_candidates": CANDIDATES,
-        "iomt_race_steps": 0,
-        "iomt_switch_steps": 4,
-        "iomt_selection": "cyclical",
-        **settings,
-    }
+    settings = tiny.quiet(
+        path,
+        **{
+            "max_steps": 20,
+            "iomt_candidates": CANDIDATES,
+            "iomt_race_steps": 0,
+            "iomt_switch_steps": 4,
+            "iomt_selection": "cyclical",
+            **settings,
+        },
+    )
     return IOMTTrainer(
         tiny.bert(dropout=0.0) if model is None else model,
         IOMTTrainingArguments(**settings),

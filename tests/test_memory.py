@@ -66,20 +66,9 @@ class CountingTrainer(IOMTTrainer):
 
 def make(path, cls=IOMTTrainer, model=None, **settings):
     args = IOMTTrainingArguments(
-        **{
-            "output_dir": str(path),
-            "use_cpu": True,
-            "report_to": "none",
-            "disable_tqdm": True,
-            "save_strategy": "no",
-            "logging_strategy": "no",
-            "per_device_train_batch_size": 4,
-            "max_steps": 40,
-            "iomt_candidates": SIX,
-            "iomt_switch_steps": 4,
-            "iomt_transferability": "0.5",
-            **settings,
-        }
+        **tiny.quiet(
+            path, **{"iomt_candidates": SIX, "iomt_switch_steps": 4, "iomt_transferability": "0.5", **settings}
+        )
     )
     return cls(tiny.bert() if model is None else model, args, train_dataset=tiny.Texts())
 
@@ -220,10 +209,6 @@ class TestNeed:
         report_memory(need, Storage("none"))
 
 
-def outcome(trainer):
-    return tiny.values(trainer.model), [{**record, "seconds": 0} for record in trainer.iomt_history]
-
-
 class TestOffload:
     @pytest.mark.parametrize(
         "place, settings",
@@ -241,15 +226,15 @@ class TestOffload:
         saving = {"iomt_offload": place, "save_strategy": "steps", "save_steps": 3, **settings}
         moved = make(tmp_path / "moved", model=tiny.lora(), **saving)
         moved.train()
-        expected = outcome(whole)
-        tiny.assert_same(expected[0], outcome(moved)[0])
-        assert expected[1] == outcome(moved)[1]
+        expected = tiny.outcome(whole)
+        tiny.assert_same(expected[0], tiny.outcome(moved)[0])
+        assert expected[1] == tiny.outcome(moved)[1]
         # In the race and in cycles; the place may differ.
         for step, other in ((3, place), (3, "none"), (24, place)):
             resumed = make(tmp_path / "moved", model=tiny.lora(), **{**saving, "iomt_offload": other})
             resumed.train(resume_from_checkpoint=str(tmp_path / "moved" / f"checkpoint-{step}"))
-            tiny.assert_same(expected[0], outcome(resumed)[0])
-            assert expected[1] == outcome(resumed)[1]
+            tiny.assert_same(expected[0], tiny.outcome(resumed)[0])
+            assert expected[1] == tiny.outcome(resumed)[1]
 
     @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts open files")
     @pytest.mark.parametrize("place", ["cpu", "disk"])

@@ -20,21 +20,7 @@ FAMILIES = ("sgd", "sgdm", "nag", "asgd", "adagrad", "rmsprop", "adam", "adamw",
 
 
 def make(path, model=None, cls=IOMTTrainer, data=None, callbacks=None, evaluation=None, loss=None, **settings):
-    args = IOMTTrainingArguments(
-        **{
-            "output_dir": str(path),
-            "use_cpu": True,
-            "report_to": "none",
-            "disable_tqdm": True,
-            "save_strategy": "no",
-            "logging_strategy": "no",
-            "per_device_train_batch_size": 4,
-            "max_steps": 40,
-            "iomt_candidates": THREE,
-            "iomt_switch_steps": 4,
-            **settings,
-        }
-    )
+    args = IOMTTrainingArguments(**tiny.quiet(path, **{"iomt_candidates": THREE, "iomt_switch_steps": 4, **settings}))
     return cls(
         tiny.bert() if model is None else model,
         args,
@@ -51,10 +37,6 @@ def loss_of(model):
     model.eval()
     with torch.no_grad():
         return float(model(input_ids=texts.ids, attention_mask=torch.ones_like(texts.ids), labels=texts.labels).loss)
-
-
-def outcome(trainer):
-    return tiny.values(trainer.model), [{**record, "seconds": 0} for record in trainer.iomt_history]
 
 
 def check(trainer, steps=40):
@@ -77,7 +59,7 @@ def assert_resumes(path, model, steps=(15,), **settings):
     for step in steps:
         resumed = make(path, model(), **settings)
         resumed.train(resume_from_checkpoint=str(path / f"checkpoint-{step}"))
-        first, second = outcome(whole), outcome(resumed)
+        first, second = tiny.outcome(whole), tiny.outcome(resumed)
         tiny.assert_same(first[0], second[0])
         assert first[1] == second[1]
     return whole

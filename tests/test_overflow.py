@@ -7,7 +7,7 @@ import math
 import pytest
 import tiny
 import torch
-from test_checkpoint import assert_same_outcome, make, outcome
+from test_checkpoint import make
 
 from hf_iomt import IOMTTrainer
 from hf_iomt.overflow import OverflowWatch
@@ -110,7 +110,7 @@ def test_resumes_exactly(tmp_path, step):
     cls = type("HalfPrecision", (HalfPrecision,), settings.pop("attributes"))
     resumed = make(tmp_path, tiny.lora(), cls=cls, **settings)
     resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
-    assert_same_outcome(outcome(whole), outcome(resumed))
+    tiny.assert_same_outcome(tiny.outcome(whole), tiny.outcome(resumed))
 
 
 class TestOverflowWatch:

@@ -6,8 +6,8 @@ import inspect
 from dataclasses import fields
 
 import pytest
+import tiny
 import torch
-from test_checkpoint import assert_same_outcome, outcome
 from torch.utils.data import Dataset
 from transformers import (
     BartConfig,
@@ -62,23 +62,23 @@ def share_right(prediction):
 
 def make(path, model=None, compute_metrics=share_right, **settings):
     args = IOMTSeq2SeqTrainingArguments(
-        **{
-            "output_dir": str(path),
-            "use_cpu": True,
-            "report_to": "none",
-            "disable_tqdm": True,
-            "save_strategy": "no",
-            "logging_strategy": "no",
-            "per_device_train_batch_size": 8,
-            "max_steps": 40,
-            "predict_with_generate": True,
-            "generation_config": GenerationConfig(
-                max_new_tokens=LENGTH, min_new_tokens=LENGTH, decoder_start_token_id=2, pad_token_id=1, eos_token_id=2
-            ),
-            "iomt_candidates": "adamw:lr=0.01; sgdm:lr=0.1; adagrad:lr=0.05",
-            "iomt_switch_steps": 4,
-            **settings,
-        }
+        **tiny.quiet(
+            path,
+            **{
+                "per_device_train_batch_size": 8,
+                "predict_with_generate": True,
+                "generation_config": GenerationConfig(
+                    max_new_tokens=LENGTH,
+                    min_new_tokens=LENGTH,
+                    decoder_start_token_id=2,
+                    pad_token_id=1,
+                    eos_token_id=2,
+                ),
+                "iomt_candidates": "adamw:lr=0.01; sgdm:lr=0.1; adagrad:lr=0.05",
+                "iomt_switch_steps": 4,
+                **settings,
+            },
+        )
     )
     return IOMTSeq2SeqTrainer(
         bart() if model is None else model,
@@ -106,7 +106,7 @@ def test_stopped_in_the_race_and_in_a_cycle(tmp_path):
     for step in (2, 13):
         resumed = make(tmp_path, bart(seed=5), **settings)
         resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
-        assert_same_outcome(outcome(whole), outcome(resumed))
+        tiny.assert_same_outcome(tiny.outcome(whole), tiny.outcome(resumed))
 
 
 def test_generating_changes_nothing_of_the_training(tmp_path):
@@ -115,7 +115,7 @@ def test_generating_changes_nothing_of_the_training(tmp_path):
     plain.train()
     generating = make(tmp_path, **settings)
     generating.train()
-    assert_same_outcome(outcome(plain), outcome(generating))
+    tiny.assert_same_outcome(tiny.outcome(plain), tiny.outcome(generating))
 
 
 def test_transferability_generates_only_by_name(tmp_path):

@@ -46,22 +46,8 @@ SETTINGS = {
 }
 
 
-def common(path, **settings):
-    return {
-        "output_dir": str(path),
-        "use_cpu": True,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "save_strategy": "no",
-        "logging_strategy": "no",
-        "per_device_train_batch_size": 4,
-        "max_steps": 40,
-        **settings,
-    }
-
-
 def make(path, model=None, cls=IOMTTrainer, data=None, evaluation=None, callbacks=None, **settings):
-    args = IOMTTrainingArguments(**common(path, **settings))
+    args = IOMTTrainingArguments(**tiny.quiet(path, **settings))
     return cls(
         tiny.bert() if model is None else model,
         args,
@@ -112,7 +98,7 @@ class TestOneCandidateIsPlainTrainer:
         settings = {"max_steps": 50, **settings}
         plain = Trainer(
             model(),
-            TrainingArguments(**common(tmp_path, learning_rate=arguments["lr"], **settings)),
+            TrainingArguments(**tiny.quiet(tmp_path, learning_rate=arguments["lr"], **settings)),
             train_dataset=tiny.Texts(),
             optimizer_cls_and_kwargs=(optimizer_class, dict(arguments)),
         )
@@ -528,7 +514,7 @@ class TestStoppingAndResuming:
 class TestRefusals:
     def test_arguments_of_trainer(self, tmp_path):
         with pytest.raises(TypeError, match=r"must be IOMTTrainingArguments, but got TrainingArguments\. Replace"):
-            IOMTTrainer(tiny.bert(), TrainingArguments(**common(tmp_path)), train_dataset=tiny.Texts())
+            IOMTTrainer(tiny.bert(), TrainingArguments(**tiny.quiet(tmp_path)), train_dataset=tiny.Texts())
 
     def test_no_arguments(self):
         with pytest.raises(TypeError, match=r"must be IOMTTrainingArguments, but got TrainingArguments"):
@@ -541,7 +527,7 @@ class TestRefusals:
             "optimizers": (torch.optim.SGD(model.parameters(), lr=0.1), None),
             "optimizer_cls_and_kwargs": (torch.optim.SGD, {"lr": 0.1}),
         }[way]
-        args = IOMTTrainingArguments(**common(tmp_path))
+        args = IOMTTrainingArguments(**tiny.quiet(tmp_path))
         with pytest.raises(ValueError, match=r"chooses the optimizer itself: pass no optimizer.*`iomt_candidates`"):
             IOMTTrainer(model, args, train_dataset=tiny.Texts(), **{way: given})
 

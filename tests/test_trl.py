@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 import pytest
 import tiny
 import torch
-from test_checkpoint import assert_same_outcome, kill, outcome
+from test_checkpoint import kill
 from tiny_language import adapter, language_model, preferences, texts
 from transformers import HfArgumentParser, LlamaForSequenceClassification
 
@@ -39,23 +39,20 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 
 def settings_for(path, **settings):
-    return {
-        "output_dir": str(path),
-        "use_cpu": True,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "save_strategy": "no",
-        "logging_strategy": "no",
-        "per_device_train_batch_size": 2,
-        "max_steps": 24,
-        "max_length": 32,
-        "gradient_checkpointing": False,
-        "iomt_candidates": CANDIDATES,
-        "iomt_switch_steps": 4,
-        "iomt_probe_samples": 4,
-        "iomt_transferability": "0.5",
-        **settings,
-    }
+    return tiny.quiet(
+        path,
+        **{
+            "per_device_train_batch_size": 2,
+            "max_steps": 24,
+            "max_length": 32,
+            "gradient_checkpointing": False,
+            "iomt_candidates": CANDIDATES,
+            "iomt_switch_steps": 4,
+            "iomt_probe_samples": 4,
+            "iomt_transferability": "0.5",
+            **settings,
+        },
+    )
 
 
 def make_sft(path, callbacks=None, data=None, **settings):
@@ -166,7 +163,7 @@ def test_killed_in_the_race_and_in_a_cycle(tmp_path, name, settings):
     assert (tmp_path / "killed" / "checkpoint-13").exists()
     resumed = MAKERS[name](tmp_path / "killed", **settings)
     resumed.train(resume_from_checkpoint=True)
-    assert_same_outcome(outcome(whole), outcome(resumed))
+    tiny.assert_same_outcome(tiny.outcome(whole), tiny.outcome(resumed))
     assert any(float(item.abs().sum()) > 0 for key, item in tiny.values(resumed.model).items() if "lora_B" in key)
 
 

@@ -73,3 +73,29 @@ def assert_same(first, second):
     """Equal to the last bit."""
     assert list(first) == list(second)
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def outcome(trainer):
+    """Weights and history; the time that was taken is no part of it."""
+    return values(trainer.model), [{**record, "seconds": 0} for record in trainer.iomt_history]
+
+
+def assert_same_outcome(first, second):
+    """Equal weights, to the last bit, and equal decisions."""
+    assert_same(first[0], second[0])
+    assert first[1] == second[1]
+
+
+def quiet(path, **settings):
+    """Arguments of a short run on the CPU that writes and logs nothing unless it is asked to."""
+    return {
+        "output_dir": str(path),
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "per_device_train_batch_size": 4,
+        "max_steps": 40,
+        **settings,
+    }
