@@ -95,7 +95,7 @@ def _train(work: str, folder: str) -> dict[str, Any]:
         trainer.add_callback(_stopping())
     trainer.train()
     if part == "lora, evaluated":
-        from .tasks import classification_metrics
+        from .tuning import classification_metrics
 
         trainer.compute_metrics = classification_metrics
         trainer.evaluate(parts["eval_dataset"])
@@ -112,16 +112,19 @@ def _train(work: str, folder: str) -> dict[str, Any]:
 
 
 def _lora() -> tuple[dict[str, Any], dict[str, Any]]:
-    from .tasks import qqp_lora
+    from .experiment import Experiment
+    from .tuning import build_task
 
-    task = qqp_lora(0)
+    experiment = Experiment("memory", "cpu", "qqp", "minilm", "lora", (), batch_size=16, size=64, steps=100, test=500)
+    task = build_task(experiment, seed=0)
     parts = {
         "model": task.model,
-        "train_dataset": task.train_dataset,
-        "eval_dataset": task.test_dataset.select(range(500)),
-        "data_collator": task.data_collator,
+        "train_dataset": task.train,
+        "eval_dataset": task.test,
+        "data_collator": task.collator,
     }
-    return parts, {**task.arguments, "max_steps": 100, "per_device_eval_batch_size": 16}
+    arguments = {"max_steps": 100, "per_device_train_batch_size": 16, "per_device_eval_batch_size": 16}
+    return parts, {**arguments, "remove_unused_columns": False}
 
 
 def _full() -> tuple[dict[str, Any], dict[str, Any]]:

@@ -48,8 +48,8 @@ from hf_iomt.optim import PRESETS
 from hf_iomt.selection import ParameterProjection, select_parameters
 from hf_iomt.transferability import leep, log_me
 
+from .models import text_model_path
 from .provenance import provenance
-from .tasks import text_model_path
 
 _LEARNING_RATE = 1e-3
 

@@ -1,135 +1,169 @@
 """
-Train tasks with methods and write one JSON file per run.
+Train the experiments of a tier and write one JSON file for each experiment, method and seed.
 
-    python -m benchmarks.run --tasks digits_vit digits_cnn --methods grid default paper --seeds 0 1 2 --jobs 2
+    python -m benchmarks run --tier cpu --jobs 2
 
-A finished result is not run again, so a killed sweep continues where it stopped.
+A finished result is not run again, so a sweep that was killed goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 import concurrent.futures
-import math
+import json
 import multiprocessing
 import os
 import re
 import sys
-import tempfile
-import time
+import traceback
 from pathlib import Path
 from typing import Any
 
 from hf_iomt.json_files import write_json
 
+from .experiment import TIERS, Experiment, load_tier
 from .methods import METHODS, expand
 from .provenance import provenance
 
 RESULTS = Path(__file__).parent / "results"
+# What could not be run, with the reason.
+UNAVAILABLE_NAME = "unavailable.json"
+_RUNS_PER_PROCESS = 40
+# Experiment, method, seed and the file of the result.
+Job = tuple[Experiment, str, int, Path]
 
 
-def result_path(task: str, method: str, seed: int, results: Path = RESULTS) -> Path:
+def result_path(experiment: str, method: str, seed: int, results: Path = RESULTS) -> Path:
     """Where the JSON of one run lies."""
-    return results / task / re.sub(r"[^\w.-]+", "_", method) / f"seed{seed}.json"
+    name = re.sub(r"[^\w.+-]+", "_", method)
+    return results / "runs" / experiment / f"{name}-{seed}.json"
 
 
-def run_one(task_name: str, method: str, seed: int, path: Path, command: str) -> dict[str, Any]:
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    """All results of a folder, by experiment, method and seed."""
+    found = [json.loads(path.read_text()) for path in folder.glob("runs/*/*.json")]
+    return sorted(found, key=lambda run: (run["experiment"], run["method"], run["seed"]))
+
+
+def run_one(experiment: Experiment, name: str, seed: int, path: Path, command: str) -> dict[str, Any]:
     """Train and evaluate once, and write the result to `path`."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    import datasets
     import torch
-    from transformers import Trainer, TrainingArguments
+    import transformers
 
-    from hf_iomt import IOMTTrainer, IOMTTrainingArguments
-    from hf_iomt.optim import get_family, parse_candidates
-
-    from .tasks import TASKS, classification_metrics
+    from .search import search
+    from .training import train_once
+    from .tuning import build_task
 
     torch.set_num_threads(1)
-    task = TASKS[task_name](seed)
-    spec = METHODS[method]
-    with tempfile.TemporaryDirectory() as folder:
-        shared: dict[str, Any] = {
-            "output_dir": folder,
-            "seed": seed,
-            "save_strategy": "no",
-            "report_to": "none",
-            "logging_steps": 20,
-            "per_device_eval_batch_size": 64,
-            "disable_tqdm": True,
-            **task.arguments,
-        }
-        parts: dict[str, Any] = {
-            "model": task.model,
-            "train_dataset": task.train_dataset,
-            "eval_dataset": task.test_dataset,
-            "data_collator": task.data_collator,
-            "compute_metrics": classification_metrics,
-        }
-        if "single" in spec:
-            (candidate,) = parse_candidates(spec["single"])
-            family = get_family(candidate.family)
-            trainer = Trainer(
-                args=TrainingArguments(**shared, learning_rate=candidate.learning_rate),
-                optimizer_cls_and_kwargs=(family.optimizer_class, family.arguments(candidate.settings)),
-                **parts,
-            )
-        else:
-            trainer = IOMTTrainer(args=IOMTTrainingArguments(**shared, **spec["iomt"]), **parts)
-        start = time.perf_counter()
-        trainer.train()
-        seconds = time.perf_counter() - start
-        metrics = trainer.evaluate()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    method = METHODS[name]
+    if method.kind == "search":
+        found = search(experiment, method, seed)
+    else:
+        found = train_once(build_task(experiment, seed), experiment, method, seed)
     result = {
-        "task": task_name,
-        "method": method,
-        "specification": spec,
+        "experiment": experiment.name,
+        "method": name,
         "seed": seed,
-        "metrics": {key: _finite(value) for key, value in metrics.items() if isinstance(value, float)},
-        "train_seconds": seconds,
-        "losses": [[entry["step"], _finite(entry["loss"])] for entry in trainer.state.log_history if "loss" in entry],
-        "iomt_history": getattr(trainer, "iomt_history", None),
-        "transferability": vars(found) if (found := getattr(trainer, "transferability", None)) else None,
+        "configuration": {
+            item: value for item, value in vars(experiment).items() if item not in ("name", "methods", "seeds")
+        },
+        "specification": {item: value for item, value in vars(method).items() if value},
+        **found,
         **provenance(command),
     }
-    write_json(result, path)
+    write_json(result, path, indent=None)
     return result
 
 
-def _finite(value: float) -> float | None:
-    """JSON knows no infinity."""
-    return value if math.isfinite(value) else None
+def pending_runs(
+    experiments: list[Experiment], methods: list[str] | None, seeds: list[int] | None, results: Path
+) -> tuple[list[Job], dict[str, str]]:
+    """What has no result yet, the seeds one after the other; and the methods that cannot run, with the reason."""
+    pending, unavailable = [], {}
+    for seed in sorted({seed for experiment in experiments for seed in seeds or experiment.seeds}):
+        for experiment in experiments:
+            if seed not in experiment.seeds:
+                continue
+            names = expand(experiment.methods, experiment.tuning)
+            chosen = (
+                names
+                if methods is None
+                else [name for name in expand(tuple(methods), experiment.tuning) if name in names]
+            )
+            for name in chosen:
+                reason = METHODS[name].reason_against
+                path = result_path(experiment.name, name, seed, results)
+                if reason is not None:
+                    unavailable[name] = reason
+                elif not path.exists():
+                    pending.append((experiment, name, seed, path))
+    return pending, unavailable
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run every combination that has no result yet."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", required=True)
-    parser.add_argument("--methods", nargs="+", required=True, help="names in benchmarks/methods.py, or 'grid'")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files")
+    """Run everything that has no result yet. Exits with 1 where a run failed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tier", choices=TIERS, default="smoke")
+    parser.add_argument("--experiments", nargs="+", help="only these of the tier")
+    parser.add_argument("--methods", nargs="+", help="only these methods or groups of methods")
+    parser.add_argument("--seeds", nargs="+", type=int, help="only these seeds")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time, one thread each")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--list", action="store_true", help="say what would be run, and run nothing")
     arguments = parser.parse_args(argv)
-    command = "python -m benchmarks.run " + " ".join(sys.argv[1:] if argv is None else argv)
-    pending = [
-        (task, method, seed, path, command)
-        for task in arguments.tasks
-        for seed in arguments.seeds
-        for method in expand(arguments.methods)
-        if not (path := result_path(task, method, seed, arguments.results)).exists()
-    ]
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    # One process per run: a run cannot see what an earlier one left behind.
-    with concurrent.futures.ProcessPoolExecutor(
-        arguments.jobs, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1
-    ) as pool:
-        futures = [pool.submit(run_one, *job) for job in pending]
-        for count, future in enumerate(concurrent.futures.as_completed(futures), 1):
-            result = future.result()
-            print(
-                f"[{count}/{len(pending)}] {result['task']} {result['method']} seed {result['seed']}: "
-                f"accuracy {result['metrics']['eval_accuracy']:.4f}, {result['train_seconds']:.0f} s",
-                flush=True,
-            )
+    experiments = load_tier(arguments.tier)
+    known = [experiment.name for experiment in experiments]
+    unknown = [name for name in arguments.experiments or [] if name not in known]
+    if unknown:
+        parser.error(f"unknown experiment {unknown[0]!r} of the tier {arguments.tier}; known: {', '.join(known)}")
+    if arguments.experiments:
+        experiments = [item for name in arguments.experiments for item in experiments if item.name == name]
+    pending, unavailable = pending_runs(experiments, arguments.methods, arguments.seeds, arguments.results)
+    for name, reason in unavailable.items():
+        print(f"left out: {name}: {reason}", flush=True)
+    if arguments.list:
+        for experiment, name, seed, _ in pending:
+            print(f"{experiment.name}: {name}, seed {seed}")
+        return
+    if unavailable:
+        write_json(unavailable, arguments.results / UNAVAILABLE_NAME)
+    command = "python -m benchmarks run " + " ".join(argv if argv is not None else sys.argv[1:])
+    failed = run_all(pending, command, arguments.jobs)
+    if failed:
+        raise SystemExit(f"{failed} of {len(pending)} runs failed; what they printed stands above.")
+
+
+def run_all(pending: list[Job], command: str, jobs: int) -> int:
+    """Run them in `jobs` processes. Returns how many failed."""
+    os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    failed = count = 0
+    for start in range(0, len(pending), jobs * _RUNS_PER_PROCESS):
+        # New processes after some runs, because libraries keep memory. `max_tasks_per_child` would do that too, but it
+        # can wait for ever (CPython issue 115634).
+        with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+            part = pending[start : start + jobs * _RUNS_PER_PROCESS]
+            futures = {pool.submit(run_one, *job, command): job for job in part}
+            for future in concurrent.futures.as_completed(futures):
+                experiment, name, seed, _ = futures[future]
+                count += 1
+                error = future.exception()
+                failed += error is not None
+                found = "failed" if error is not None else _outcome(future.result(), experiment.metric)
+                print(f"[{count}/{len(pending)}] {experiment.name}: {name}, seed {seed}: {found}", flush=True)
+                if error is not None:
+                    traceback.print_exception(error)
+    return failed
+
+
+def _outcome(result: dict[str, Any], metric: str) -> str:
+    tested = result["test"].get(metric)
+    return f"{metric} {'none' if tested is None else format(tested, '.4f')}, {result['seconds']['total']:.1f} s"
 
 
 if __name__ == "__main__":

@@ -193,7 +193,7 @@ def _images(data: str, name: str) -> tuple[Any, Any, Any, Any]:
     from torch.utils.data import Dataset
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-    from .tasks import data_path
+    from .data import data_path
 
     folder, kept = _IMAGE_MODELS[name]
     path = _weights(folder)
@@ -242,7 +242,8 @@ def _texts(data: str, name: str) -> tuple[Any, Any, Any, Any]:
         DataCollatorWithPadding,
     )
 
-    from .tasks import data_path, text_model_path
+    from .data import data_path
+    from .models import text_model_path
 
     folder, kept = _TEXT_MODELS.get(name, ("stories260K", 5))
     path = text_model_path() if folder == "minilm" else _weights(folder)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 
-def write_json(value: Any, path: str | os.PathLike[str]) -> None:
+def write_json(value: Any, path: str | os.PathLike[str], indent: int | None = 1) -> None:
     """Write a value as JSON, so that a reader finds the old file or the new one and nothing in between."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(target.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=1, allow_nan=False), encoding="utf-8")
+    temporary.write_text(json.dumps(value, indent=indent, allow_nan=False), encoding="utf-8")
     temporary.replace(target)

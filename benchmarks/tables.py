@@ -1,0 +1,170 @@
+"""Tables of the comparison, in Markdown."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+
+from .contenders import CONTENDERS, DEFAULT, FAMILIES, SINGLES, Contender
+from .protocol import Runs, find_target, median_time, metric_of, paired_difference, tuned, values
+
+# In per cent, but for perplexity.
+_SCALE = {"accuracy": 100.0, "f1": 100.0, "perplexity": 1.0}
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    lines = [" | ".join(header), " | ".join("---" for _ in header), *(" | ".join(row) for row in rows)]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def spread(numbers: Mapping[int, float], metric: str) -> str:
+    """Mean ± standard deviation over the seeds."""
+    scaled = [_SCALE[metric] * number for number in numbers.values()]
+    if not all(map(math.isfinite, scaled)):
+        return "diverged"
+    deviation = f" ± {statistics.stdev(scaled):.2f}" if len(scaled) > 1 else ""
+    return f"{statistics.mean(scaled):.2f}{deviation}"
+
+
+def difference(ones: Mapping[int, float], others: Mapping[int, float], metric: str) -> str:
+    """How much larger `ones` are, with the interval; all signs such that + is better."""
+    found = paired_difference(ones, others)
+    if found is None:
+        return "–"
+    sign = -1.0 if metric == "perplexity" else 1.0
+    mean, *ends = (sign * _SCALE[metric] * number for number in found)
+    low, high = sorted(ends) if all(map(math.isfinite, ends)) else (math.nan, math.nan)
+    return f"{mean:+.2f}" if math.isnan(low) else f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def comparison(runs: Runs) -> str:
+    """Every contender on one experiment: what was picked, test metric, and default IOMT's lead over it."""
+    metric = metric_of(runs)
+    default = values(runs.get(DEFAULT.methods[0], {}), "test", metric)
+    target = experiment_target(runs)
+    rows = []
+    for contender in CONTENDERS:
+        name = tuned(contender.methods, runs, metric)
+        if name is None:
+            continue
+        found = values(runs[name], "test", metric)
+        lead = "" if contender is DEFAULT else difference(default, found, metric)
+        seconds = statistics.median(run["processor_seconds"] for run in runs[name].values())
+        reached = math.inf if target is None else median_time(runs[name], target, metric)
+        rows.append(
+            [
+                contender.title,
+                name if len(contender.methods) > 1 else "",
+                str(len(found)),
+                spread(found, metric),
+                lead,
+                f"{seconds:.1f}",
+                f"{reached:.1f}" if math.isfinite(reached) else "∞",
+            ]
+        )
+    header = ["method", "picked", "seeds", f"test {metric}", "default IOMT − it (+ is better)", "seconds", "to target"]
+    return markdown(header, rows)
+
+
+def experiment_target(runs: Runs) -> float | None:
+    """The target on the validation split, from the best tuned single method."""
+    metric = metric_of(runs)
+    best = tuned(SINGLES, runs, metric)
+    return None if best is None else find_target(runs[best], metric)
+
+
+def leads(experiments: Mapping[str, Runs]) -> str:
+    """Default IOMT's lead over each contender, one column for each experiment."""
+    names = [name for name, runs in experiments.items() if DEFAULT.methods[0] in runs]
+    rows = []
+    for contender in CONTENDERS[1:]:
+        cells = [_lead(experiments[name], contender) for name in names]
+        if any(cell != "–" for cell in cells):
+            rows.append([contender.title, *cells])
+    return markdown(["default IOMT against", *names], rows)
+
+
+def _lead(runs: Runs, contender: Contender) -> str:
+    metric = metric_of(runs)
+    name = tuned(contender.methods, runs, metric)
+    if name is None:
+        return "–"
+    return difference(values(runs[DEFAULT.methods[0]], "test", metric), values(runs[name], "test", metric), metric)
+
+
+def times_to_target(experiments: Mapping[str, Runs], contenders: Sequence[Contender]) -> dict[str, dict[str, float]]:
+    """Median processor seconds to the target of each experiment, by contender and experiment."""
+    times: dict[str, dict[str, float]] = {}
+    for experiment, runs in experiments.items():
+        target = experiment_target(runs)
+        for contender in contenders:
+            name = tuned(contender.methods, runs, metric_of(runs))
+            if name is not None and target is not None:
+                found = median_time(runs[name], target, metric_of(runs))
+                times.setdefault(contender.title, {})[experiment] = found
+    return times
+
+
+def time_ratios(times: Mapping[str, Mapping[str, float]]) -> str:
+    """Time to the target over that of default IOMT; below 1 is faster than IOMT."""
+    default = times.get(DEFAULT.title, {})
+    names = list(default)
+
+    def cell(found: Mapping[str, float], name: str) -> str:
+        if name not in found:
+            return "–"
+        if not math.isfinite(found[name]):
+            return "∞" if math.isfinite(default[name]) else "both ∞"
+        return f"{found[name] / default[name]:.2f}" if math.isfinite(default[name]) else "0 (IOMT ∞)"
+
+    rows = [
+        [title, *(cell(found, name) for name in names)] for title, found in times.items() if title != DEFAULT.title
+    ]
+    return markdown(["time to target / that of default IOMT", *names], rows)
+
+
+def learning_rates(runs: Runs) -> str:
+    """The whole curve over the learning rate of each family, test metric; the picked one in bold."""
+    metric = metric_of(runs)
+    rates = sorted({_rate(name) for methods in FAMILIES.values() for name in methods if name in runs})
+    rows = []
+    for family, methods in FAMILIES.items():
+        picked = tuned(methods, runs, metric)
+        cells: dict[float, str] = {}
+        for name in (name for name in methods if name in runs):
+            text = spread(values(runs[name], "test", metric), metric)
+            cells[_rate(name)] = f"**{text}**" if name == picked else text
+        if cells:
+            rows.append([family, *(cells.get(rate, "") for rate in rates)])
+    return markdown([f"test {metric}", *(f"{rate:g}" for rate in rates)], rows)
+
+
+def _rate(name: str) -> float:
+    return float(name.partition("lr=")[2].partition(",")[0])
+
+
+def rows_of(
+    titles: Mapping[str, Sequence[str]],
+    experiments: Mapping[str, Runs],
+    columns: Mapping[str, Callable[[Runs, str], str]],
+) -> str:
+    """
+    A table with a row for each title, whose methods are tuned by validation, and columns for each experiment.
+
+    Args:
+        titles (`Mapping`): Methods of each row.
+        experiments (`Mapping`): Runs by experiment.
+        columns (`Mapping`): Heading, and what stands below it for the runs of an experiment and the picked method.
+    """
+    heads = [f"{name}: {column}" for name in experiments for column in columns]
+    rows = []
+    for title, methods in titles.items():
+        row = [title]
+        for runs in experiments.values():
+            name = tuned(list(methods), runs, metric_of(runs))
+            row += [make(runs, name) if name is not None else "–" for make in columns.values()]
+        if set(row[1:]) - {"–"}:
+            rows.append(row)
+    return markdown(["method", *heads], rows)

@@ -1,0 +1,98 @@
+"""Statistics of the comparison, against hand-computed values."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from benchmarks.protocol import (
+    PROFILE_RATIOS,
+    find_target,
+    median_time,
+    paired_difference,
+    performance_profile,
+    time_to_target,
+    tuned,
+    values,
+)
+from benchmarks.search import quality, summed
+
+
+def run(validation, test=0.5, curve=(), metric="accuracy"):
+    points = [{"step": step, "processor_seconds": step / 10, metric: value} for step, value in curve]
+    return {"validation": {metric: validation}, "test": {metric: test}, "curve": points}
+
+
+def test_the_test_split_has_no_say_in_tuning():
+    runs = {
+        "good on test": {0: run(0.6, test=0.9), 1: run(0.6, test=0.9)},
+        "good on validation": {0: run(0.7, test=0.1), 1: run(0.7, test=0.1)},
+        "one lucky seed": {0: run(0.99)},
+        "broken": {0: run(None), 1: run(0.99)},
+    }
+    assert tuned(list(runs), runs, "accuracy") == "good on validation"
+    assert tuned(["absent"], runs, "accuracy") is None
+
+
+def test_a_lower_perplexity_is_better():
+    runs = {name: {0: run(value, metric="perplexity")} for name, value in {"low": 3.0, "high": 9.0}.items()}
+    assert tuned(["high", "low"], runs, "perplexity") == "low"
+    assert quality({"perplexity": None}, "perplexity") == -math.inf
+
+
+def test_differences_are_paired_by_seed():
+    ones, others = {0: 1.0, 1: 2.0, 2: 6.0, 9: 100.0}, {0: 0.5, 1: 1.5, 2: 5.5, 3: 0.0}
+    # The same difference for each seed leaves no doubt, however much the seeds differ.
+    assert paired_difference(ones, others) == pytest.approx((0.5, 0.5, 0.5))
+    mean, low, high = paired_difference({0: 0.0, 1: 1.0, 2: 2.0}, {0: 0.0, 1: 0.0, 2: 0.0})
+    # Of 27 equally likely samples one has the mean 0 and one the mean 2: more than 2.5 % each.
+    assert (mean, low, high) == pytest.approx((1.0, 0.0, 2.0))
+    assert math.isnan(paired_difference({0: 1.0, 1: 1.0}, {0: 0.0, 1: 0.0})[1])
+    assert paired_difference({0: 1.0}, {1: 1.0}) is None
+    assert math.isnan(values({0: run(0.1, test=None)}, "test", "accuracy")[0])
+
+
+def test_time_to_target():
+    runs = {
+        0: run(0.8, curve=[(10, 0.5), (20, 0.8), (30, 0.7)]),
+        1: run(0.9, curve=[(10, 0.85)]),
+        2: run(0.7, curve=[(10, 0.1)]),
+    }
+    target = find_target(runs, "accuracy")
+    assert target == 0.8
+    assert time_to_target(runs[0], target, "accuracy") == 2.0
+    assert time_to_target(runs[0], target, "accuracy", clock="step") == 20
+    assert time_to_target(runs[2], target, "accuracy") == math.inf
+    assert median_time(runs, target, "accuracy") == 2.0
+
+
+def test_performance_profile():
+    times = {"a": {"x": 1.0, "y": 4.0, "z": math.inf}, "b": {"x": 2.0, "y": 2.0, "z": math.inf}}
+    profile = performance_profile(times)
+
+    def at(name, ratio):
+        return profile[name][np.argmin(np.abs(PROFILE_RATIOS - ratio))]
+
+    # A task that nobody solves is solved by nobody.
+    assert [at("a", ratio) for ratio in (1, 1.95, 2, 4)] == pytest.approx([1 / 3, 1 / 3, 2 / 3, 2 / 3])
+    assert [at("b", ratio) for ratio in (1, 1.95, 2, 4)] == pytest.approx([1 / 3, 1 / 3, 2 / 3, 2 / 3])
+
+
+def test_a_search_is_on_the_clock_of_all_its_runs():
+    runs = [
+        {
+            "candidate": name,
+            "steps": 10,
+            "seconds": {"total": 5.0, "training": 5.0},
+            "processor_seconds": 4.0,
+            "curve": [{"step": 10, "seconds": 5.0, "processor_seconds": 4.0}],
+            "validation": {},
+        }
+        for name in "abc"
+    ]
+    found = summed(runs[1], runs)
+    assert found["candidate"] == "b" and found["steps"] == 30
+    assert found["seconds"]["total"] == 15.0 and found["processor_seconds"] == 12.0
+    assert found["curve"] == [{"step": 30, "seconds": 15.0, "processor_seconds": 12.0}]

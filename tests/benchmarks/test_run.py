@@ -1,0 +1,101 @@
+"""A sweep from the command line to its tables, and one that is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.run import main, read_results
+from benchmarks.summarize import main as summarize
+
+ROOT = Path(__file__).parent.parent.parent
+# What a clock, a memory or the number of the call has a say in.
+MEASURED = ("seconds", "processor_seconds", "peak_mib", "command")
+METHODS = ["iomt default", "iomt paper", "adam:lr=0.001", "sgdm:lr=0.1"]
+
+
+def what_was_decided(value):
+    if isinstance(value, dict):
+        return {name: what_was_decided(item) for name, item in value.items() if name not in MEASURED}
+    return [what_was_decided(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """The smoke tier, in this process' children."""
+    folder = tmp_path_factory.mktemp("whole")
+    main(["--methods", *METHODS, "--results", str(folder), "--jobs", "2"])
+    return folder
+
+
+def test_results_hold_what_a_reader_needs(results):
+    runs = read_results(results)
+    assert len(runs) == 2 * len(METHODS)
+    for run in runs:
+        assert run["steps"] == 30 and [point["step"] for point in run["curve"]] == [10, 20, 30]
+        assert run["command"].startswith("python -m benchmarks run --methods") and run["versions"]["torch"]
+        parts = run["seconds"]
+        assert parts["total"] == pytest.approx(parts["training"] + parts["selection"] + parts["assessment"])
+        assert run["processor_seconds"] > 0 and all(0 <= run[split]["accuracy"] <= 1 for split in ("train", "test"))
+        interleaved = run["method"].startswith("iomt")
+        assert bool(run["history"]) == interleaved and (parts["selection"] > 0) == interleaved
+    # The clock runs on, and evaluations do not count.
+    clocks = [point["processor_seconds"] for point in runs[0]["curve"]]
+    assert clocks == sorted(clocks) and clocks[-1] <= runs[0]["processor_seconds"]
+
+
+def test_finished_results_are_not_run_again(results, capsys):
+    before = {path: path.stat().st_mtime_ns for path in results.rglob("*.json")}
+    main(["--methods", *METHODS, "--results", str(results)])
+    assert {path: path.stat().st_mtime_ns for path in results.rglob("*.json")} == before
+    main(["--methods", *METHODS, "iomt grid, random", "--seeds", "1", "--results", str(results), "--list"])
+    assert capsys.readouterr().out == "digits_smoke: iomt grid, random, seed 1\n"
+
+
+def test_a_killed_sweep_goes_on_and_ends_the_same(results, tmp_path):
+    command = [sys.executable, "-m", "benchmarks", "run", "--methods", *METHODS, "--results", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    sweep = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0
+    )
+    while sweep.poll() is None and len(list(tmp_path.rglob("*.json"))) < 2:
+        time.sleep(0.01)
+    # The whole group, as a machine that goes down: its workers too.
+    os.killpg(sweep.pid, signal.SIGKILL)
+    sweep.wait()
+    assert 2 <= len(list(tmp_path.rglob("*.json"))) < 2 * len(METHODS)
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+    assert what_was_decided(read_results(tmp_path)) == what_was_decided(read_results(results))
+
+
+def test_a_failed_run_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
+    # A file where a folder should be.
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "digits_smoke").write_text("")
+    with pytest.raises(SystemExit, match="2 of 2 runs failed"):
+        main(["--methods", "adam:lr=0.001", "adam:lr=0.1", "--seeds", "0", "--results", str(tmp_path)])
+    assert capsys.readouterr().out.count("failed") == 2
+
+
+def test_tables_and_figures_come_from_the_results(results, tmp_path, capsys):
+    summarize(["--results", str(results)])
+    summary = (results / "summary.md").read_text()
+    first = json.loads(next(results.glob("runs/*/iomt_default-0.json")).read_text())
+    second = json.loads(next(results.glob("runs/*/iomt_default-1.json")).read_text())
+    mean = 50 * (first["test"]["accuracy"] + second["test"]["accuracy"])
+    assert f"| IOMT, nothing set |  | 2 | {mean:.2f} ± " in summary
+    for name in ("profile", "learning_rates", "figures/digits_smoke"):
+        assert (results / f"{name}.png").stat().st_size > 10_000
+    capsys.readouterr()
+    summarize(["--results", str(results), "--only", "table1"])
+    assert capsys.readouterr().out.startswith("| method |")
+    with pytest.raises(SystemExit):
+        summarize(["--results", str(tmp_path)])
+    assert "there are no results" in capsys.readouterr().err

@@ -1,0 +1,116 @@
+"""Each kind of method does what its name says, through the real trainers."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+import torch
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from benchmarks.experiment import Experiment, load_tier
+from benchmarks.methods import METHODS, Method, peer, single
+from benchmarks.peers import PEERS
+from benchmarks.search import search
+from benchmarks.training import make_trainer, train_once
+from benchmarks.tuning import Task, _collate, build_task, classification_metrics
+
+(SMOKE,) = load_tier("smoke")
+
+
+class Rates(TrainerCallback):
+    """The learning rate that each step used."""
+
+    def __init__(self):
+        self.found = []
+
+    def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
+        self.found.append(optimizer.param_groups[0]["lr"])
+
+
+def test_a_single_method_is_plain_trainer(tmp_path):
+    task, other = build_task(SMOKE, seed=1), build_task(SMOKE, seed=1)
+    found = train_once(task, SMOKE, single("adamw:lr=0.003,weight_decay=0"), seed=1)
+    args = TrainingArguments(
+        output_dir=str(tmp_path),
+        seed=1,
+        max_steps=30,
+        per_device_train_batch_size=16,
+        learning_rate=0.003,
+        # The default is a fused one, which rounds otherwise.
+        optim="adamw_torch",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+    )
+    Trainer(other.model, args, train_dataset=other.train, data_collator=other.collator).train()
+    for first, second in zip(task.model.parameters(), other.model.parameters(), strict=True):
+        assert torch.equal(first, second)
+    assert found["steps"] == 30 and found["history"] == [] and found["switched_at"] is None
+
+
+@pytest.mark.parametrize(
+    "method, expected",
+    [
+        (single("sgd:lr=0.1"), lambda step: 0.1 * (1 - step / 30)),
+        (single("sgd:lr=0.1", schedule="constant"), lambda step: 0.1),
+        # 30 steps in four parts of 8.
+        (
+            single("sgd:lr=0.1", schedule="steps", schedule_arguments={"drops": 3, "factor": 0.1}),
+            lambda step: 0.1 ** (1 + step // 8),
+        ),
+    ],
+)
+def test_schedules(tmp_path, method, expected):
+    rates = Rates()
+    make_trainer(build_task(SMOKE, 0), SMOKE, method, 0, str(tmp_path), [rates]).train()
+    assert rates.found == pytest.approx([expected(step) for step in range(30)])
+
+
+def test_greedy_stays_within_its_bounds(tmp_path):
+    rates = Rates()
+    method = single("adamw:lr=0.001,weight_decay=0", schedule="greedy")
+    make_trainer(build_task(SMOKE, 0), SMOKE, method, 0, str(tmp_path), [rates]).train()
+    assert all(1e-5 <= rate <= 1e-2 for rate in rates.found) and rates.found[0] == 0.001
+
+
+LORA = Experiment("lora", "smoke", "digits", "small_cnn", "lora", (), batch_size=4, size=8, steps=12, evaluations=2)
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_peers_learn(name):
+    package = {"prodigy": "prodigyopt", "lora_rite": "pytorch_optimizer"}.get(name, "peft")
+    pytest.importorskip("schedulefree" if name.startswith("schedule_free") else package)
+    data = tiny.Texts(40)
+    task = Task(tiny.lora(), data, data, data, _collate, classification_metrics)
+    before = tiny.values(task.model)
+    method = peer(name, 1.0 if name == "prodigy" else 0.01, schedule="constant")
+    found = train_once(task, LORA, method, seed=0)
+    trained = {name for name, value in tiny.values(task.model).items() if not torch.equal(value, before[name])}
+    assert found["steps"] == 12 and found["test"]["loss"] > 0
+    # LoRA's matrices and the new classifier.
+    assert any("lora_B" in name for name in trained) and any("classifier" in name for name in trained)
+
+
+def test_an_unequal_rate_for_the_rest_follows_the_schedule(tmp_path):
+    pytest.importorskip("pytorch_optimizer")
+    data = tiny.Texts(40)
+    task = Task(tiny.lora(), data, data, data, _collate, classification_metrics)
+    trainer = make_trainer(task, LORA, peer("lora_rite", 0.01, schedule="linear"), 0, str(tmp_path))
+    trainer.train()
+    parts = trainer.optimizer.optimizer.parts
+    # A linear schedule has come to its end.
+    assert [group["lr"] for part in parts for group in part.param_groups] == [0.0, 0.0]
+
+
+def test_optuna_keeps_to_its_budget():
+    pytest.importorskip("optuna")
+    found = search(SMOKE, METHODS["Optuna, 1 × steps"], seed=0)
+    *short, last = found["trials"]
+    assert found["steps"] == 30 and [trial["steps"] for trial in short] == [1] * 8 and last["steps"] == 22
+    best = max(short, key=lambda trial: trial["validation"]["accuracy"])
+    assert last["candidate"] == best["candidate"] == found["candidate"]
+    assert found["seconds"]["total"] > found["seconds"]["selection"] > 0
+
+
+def test_a_method_that_cannot_run_says_why():
+    assert "not installed" in Method("peer", {}, requires="a_package_of_nobody").reason_against
