@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 # Imported when first used: `import hf_iomt` and `hf-iomt --help` need not wait for torch.
 _EXPORTS = {
     "Candidate": "optim",
+    "ConvergenceCallback": "convergence",
     "InterleavedOptimizer": "optim",
     "Interleaving": "interleaving",
     "InterleavingSettings": "interleaving_settings",
@@ -28,6 +29,7 @@ _EXPORTS = {
 
 __all__ = [
     "Candidate",
+    "ConvergenceCallback",
     "IOMTSeq2SeqTrainer",
     "IOMTSeq2SeqTrainingArguments",
     "IOMTTrainer",
@@ -46,6 +48,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from .convergence import ConvergenceCallback
     from .interleaving import Interleaving
     from .interleaving_settings import InterleavingSettings
     from .optim import Candidate, InterleavedOptimizer, list_families, parse_candidates, register_family

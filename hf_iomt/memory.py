@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 _SIDE = 64
 # Where an optimizer cannot be tried out: as for the Adam family. One's own class may do more in a step than step.
 _USUAL_STATE = 2.0
-_TRIED_OUT = ("torch", "transformers", "bitsandbytes")
+_TRIED_OUT = ("torch", "transformers", "bitsandbytes", "hf_iomt")
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def state_size(family: Family, candidate: Candidate, like: torch.Tensor) -> floa
 
     Returns:
         `float`: 2 for Adam, 1 for SGD with momentum, and so on. Single numbers such as step counters do not count. Of
-            classes that are neither torch's nor transformers' nor bitsandbytes' nothing is known: 2.
+            classes that are neither torch's nor transformers' nor bitsandbytes' nor ours nothing is known: 2.
     """
     if family.optimizer_class.__module__.partition(".")[0] not in _TRIED_OUT:
         return _USUAL_STATE

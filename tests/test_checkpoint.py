@@ -54,6 +54,9 @@ class TestExactness:
             {"iomt_candidates": HARMFUL, "iomt_idle_state": "reset", "lr_scheduler_type": "cosine"},
             {"iomt_candidates": "rmsprop:lr=0.01; rmsprop:lr=0.01,momentum=0.9; nag:lr=0.01,momentum=0.9"},
             {"iomt_candidates": "adamw:lr=0.01"},
+            # SWATS switches within its rung of the race, and in a run of its own.
+            {"iomt_candidates": "swats:lr=1e-3,tolerance=1e-3; padam:lr=0.1; adabound:lr=1e-3"},
+            {"iomt_candidates": "swats:lr=1e-3,tolerance=1e-3", "lr_scheduler_type": "cosine", "warmup_steps": 5},
         ],
         ids=lambda settings: ", ".join(f"{name}={value}" for name, value in settings.items()) or "default",
     )

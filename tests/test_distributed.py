@@ -55,8 +55,17 @@ def launch(folder, launcher, *runs):
         ([*ACCELERATE, *BY_LAUNCHER], {"model": "lora", "gradient_accumulation_steps": 2}),
         (TORCHRUN, {**FSDP, **HARMFUL, "iomt_score": "probe"}),
         (TORCHRUN, {**FSDP, "iomt_candidates": "sgd:lr=0.05|0.01"}),
+        (TORCHRUN, {**FSDP, "iomt_candidates": "swats:lr=0.01,tolerance=1; padam:lr=0.1; adabound:lr=0.001"}),
     ],
-    ids=["ddp", "ddp, LoRA, bf16", "fsdp", "fsdp of accelerate, LoRA", "fsdp, rollback", "fsdp, no slots"],
+    ids=[
+        "ddp",
+        "ddp, LoRA, bf16",
+        "fsdp",
+        "fsdp of accelerate, LoRA",
+        "fsdp, rollback",
+        "fsdp, no slots",
+        "fsdp, SWATS",
+    ],
 )
 def test_resumes_exactly(tmp_path, launcher, settings):
     saved = {**settings, "save_strategy": "steps", "save_steps": 1, "max_steps": 24}

@@ -176,6 +176,10 @@ class TestNeed:
             ("adamax", {}, 2),
             ("nadam", {}, 2),
             ("radam", {}, 2),
+            ("swats", {}, 2),
+            ("padam", {}, 3),
+            ("adabound", {}, 2),
+            ("adabound", {"amsbound": True}, 3),
             ("adamw_torch_fused", {}, 2),
         ],
     )

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.usefixtures("small_heap")
 
 THREE = "adam:lr=0.01; sgdm:lr=0.05; adagrad:lr=0.02"
 FAMILIES = ("sgd", "sgdm", "nag", "asgd", "adagrad", "rmsprop", "adam", "adamw", "adamax", "nadam", "radam")
+FAMILIES += ("swats", "padam", "adabound")
 
 
 def make(path, model=None, cls=IOMTTrainer, data=None, callbacks=None, evaluation=None, loss=None, **settings):

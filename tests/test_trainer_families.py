@@ -9,7 +9,8 @@ import transformers
 from transformers import Trainer, TrainingArguments
 from transformers.training_args import OptimizerNames
 
-from hf_iomt.optim import InterleavedOptimizer, get_family, list_families, parse_candidates
+from hf_iomt import IOMTTrainer, IOMTTrainingArguments
+from hf_iomt.optim import SWATS, InterleavedOptimizer, get_family, list_families, parse_candidates
 from hf_iomt.trainer_families import find_family
 
 
@@ -103,3 +104,33 @@ def test_steps_are_those_of_the_optimizer_that_trainer_builds(name):
         expected.step()
     assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
     assert not any(torch.equal(one, other) for one, other in zip(first, start, strict=True))
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_no_schedule_of_trainer_undoes_the_switch_of_swats(tmp_path, schedule):
+    settings = tiny.quiet(tmp_path, lr_scheduler_type=schedule, warmup_steps=5)
+    model = tiny.lora()
+    own = {"lr": 0.01, "tolerance": 0.03}
+    trainer = Trainer(
+        model, TrainingArguments(**settings), train_dataset=tiny.Texts(), optimizer_cls_and_kwargs=(SWATS, own)
+    )
+    trainer.train()
+    swats = trainer.optimizer.optimizer
+    assert swats.switch_step < 35
+    args = IOMTTrainingArguments(iomt_candidates="swats:lr=0.01,tolerance=0.03", **settings)
+    other = IOMTTrainer(tiny.lora(), args, train_dataset=tiny.Texts())
+    other.train()
+    tiny.assert_same(tiny.values(model), tiny.values(other.model))
+    # The step that Λ gives at the full rate, times what the schedule says.
+    multiplier = swats.param_groups[0]["lr"] / 0.01
+    parameter = swats.param_groups[0]["params"][0]
+    before = parameter.detach().clone()
+    for group in swats.param_groups:
+        group["lr"] = 0.005
+        for item in group["params"]:
+            item.grad = torch.ones_like(item)
+    momentum = swats.state[parameter]["exp_avg"].clone()
+    swats.step()
+    expected = 0.1 * 0.5 * swats.sgd_learning_rate * (0.9 * momentum + 1)
+    torch.testing.assert_close(before - parameter, expected)
+    assert multiplier == (1 if schedule == "constant" else pytest.approx(0, abs=1e-9))

@@ -1,19 +1,25 @@
 """Optimizers: families, candidates and the optimizer that interleaves them. Knows torch only."""
 
+from .adabound import AdaBound
 from .candidates import Candidate, format_candidates, make_candidate, parse_candidates
 from .families import Family, get_family, list_families, register_family
 from .interleaved import InterleavedOptimizer
+from .padam import Padam
 from .presets import PRESETS
 from .snapshot import ParameterAverage, Snapshot, count_broken, local_part, trainable_tensors
 from .storage import IN_PLACE, Kept, Place, Storage
+from .swats import SWATS
 
 __all__ = [
     "IN_PLACE",
     "PRESETS",
+    "SWATS",
+    "AdaBound",
     "Candidate",
     "Family",
     "InterleavedOptimizer",
     "Kept",
+    "Padam",
     "ParameterAverage",
     "Place",
     "Snapshot",

@@ -9,6 +9,10 @@ from typing import Any
 
 import torch
 
+from .adabound import AdaBound
+from .padam import Padam
+from .swats import SWATS
+
 # They serve graphs of CUDA, and gradients through the steps: neither is what a training loop does.
 _UNUSABLE = ("capturable", "differentiable")
 
@@ -75,6 +79,9 @@ _FAMILIES: dict[str, Family] = {
         Family("adamax", torch.optim.Adamax),
         Family("nadam", torch.optim.NAdam),
         Family("radam", torch.optim.RAdam),
+        Family("swats", SWATS),
+        Family("padam", Padam),
+        Family("adabound", AdaBound),
     )
 }
 

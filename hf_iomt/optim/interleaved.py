@@ -135,6 +135,7 @@ class InterleavedOptimizer(torch.optim.Optimizer):
         """Add a parameter group, as for any torch optimizer; all families step it from now on."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
+        group.setdefault("base_lr", group.get("initial_lr", group["lr"]))
         group["candidate"] = self.active.name
         for inner in self._inner.values():
             inner.add_param_group({"params": group["params"]})
@@ -332,6 +333,9 @@ class InterleavedOptimizer(torch.optim.Optimizer):
                 group["params"] = outer["params"]
                 group.update(settings)
                 group["lr"] = own["lr"] * self._multiplier(outer)
+                if "base_lr" in group:
+                    # What schedules multiply, for optimizers that have another rate than `lr` besides.
+                    group["base_lr"] = own["lr"] * outer.get("base_lr", 1.0)
                 if "weight_decay" in group:
                     decay = own.get("weight_decay", outer["weight_decay"])
                     group["weight_decay"] = decay if outer["decay"] else 0.0

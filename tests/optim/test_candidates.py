@@ -14,6 +14,7 @@ SHARE = st.floats(min_value=0, max_value=1, exclude_max=True)
 DECAY = {"weight_decay": st.floats(min_value=0, max_value=10)}
 BETAS = {"betas": st.tuples(SHARE, SHARE), "eps": st.floats(min_value=0, max_value=1)}
 FLAG = st.booleans()
+POSITIVE_EPS = {**BETAS, "eps": st.floats(min_value=0, max_value=1, exclude_min=True)}
 
 # What the torch classes accept, by family.
 SETTINGS = {
@@ -28,6 +29,15 @@ SETTINGS = {
     "adamax": {**DECAY, **BETAS},
     "nadam": {**DECAY, **BETAS, "momentum_decay": SHARE, "decoupled_weight_decay": FLAG},
     "radam": {**DECAY, **BETAS, "decoupled_weight_decay": FLAG},
+    "swats": {**DECAY, **POSITIVE_EPS, "tolerance": POSITIVE},
+    "padam": {**DECAY, **POSITIVE_EPS, "partial": st.floats(min_value=0, max_value=0.5)},
+    "adabound": {
+        **DECAY,
+        **POSITIVE_EPS,
+        "final_lr": POSITIVE,
+        "gamma": st.floats(min_value=1e-6, max_value=0.5),
+        "amsbound": FLAG,
+    },
 }
 CANDIDATES = st.one_of(
     [

@@ -3,7 +3,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hf_iomt.optim import Family, families, get_family, list_families, parse_candidates, register_family
+from hf_iomt.optim import (
+    SWATS,
+    AdaBound,
+    Family,
+    Padam,
+    families,
+    get_family,
+    list_families,
+    parse_candidates,
+    register_family,
+)
 
 
 class Other(torch.optim.SGD):
@@ -43,6 +53,15 @@ def test_families_are_torchs_optimizers_with_torchs_defaults(name, optimizer_cla
     assert type(optimizer) is optimizer_class
     plain = optimizer_class([torch.nn.Parameter(torch.zeros(2))], lr=0.1)
     assert optimizer.defaults == {**plain.defaults, **entries}
+
+
+@pytest.mark.parametrize("name, optimizer_class", [("swats", SWATS), ("padam", Padam), ("adabound", AdaBound)])
+def test_the_papers_baselines_are_families_with_their_own_defaults(name, optimizer_class):
+    optimizer = build(name)
+    assert type(optimizer) is optimizer_class
+    assert optimizer.defaults == optimizer_class([torch.nn.Parameter(torch.zeros(2))], lr=0.1).defaults
+    # What a candidate cannot set is no default.
+    assert set(optimizer.defaults) == set(get_family(name).hyperparameters)
 
 
 def test_the_papers_five_families_are_there():

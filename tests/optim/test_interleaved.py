@@ -9,7 +9,17 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 
-from hf_iomt.optim import PRESETS, InterleavedOptimizer, families, list_families, parse_candidates, register_family
+from hf_iomt.optim import (
+    PRESETS,
+    SWATS,
+    AdaBound,
+    InterleavedOptimizer,
+    Padam,
+    families,
+    list_families,
+    parse_candidates,
+    register_family,
+)
 
 SGD, ASGD, Adagrad, RMSprop = torch.optim.SGD, torch.optim.ASGD, torch.optim.Adagrad, torch.optim.RMSprop
 Adam, AdamW, Adamax, NAdam, RAdam = (
@@ -33,6 +43,9 @@ PLAIN = {
     "adamax:lr=0.01": (Adamax, {}),
     "nadam:lr=0.01": (NAdam, {}),
     "radam:lr=0.01": (RAdam, {}),
+    "swats:lr=0.01,tolerance=1": (SWATS, {"tolerance": 1}),
+    "padam:lr=0.05": (Padam, {}),
+    "adabound:lr=0.01": (AdaBound, {}),
     "sgdm:lr=0.05,momentum=0.5,dampening=0.1,weight_decay=0.1": (
         SGD,
         {"momentum": 0.5, "dampening": 0.1, "weight_decay": 0.1},
@@ -48,12 +61,13 @@ PLAIN = {
     ),
     "adam:lr=0.01,betas=0.5/0.6,eps=0.01,amsgrad=true": (Adam, {"betas": (0.5, 0.6), "eps": 0.01, "amsgrad": True}),
     "adamw:lr=0.01,weight_decay=0.3": (AdamW, {"weight_decay": 0.3}),
+    "adabound:lr=0.01,amsbound=true,final_lr=0.02": (AdaBound, {"amsbound": True, "final_lr": 0.02}),
     "nadam:lr=0.01,momentum_decay=0.1,decoupled_weight_decay=true,weight_decay=0.1": (
         NAdam,
         {"momentum_decay": 0.1, "decoupled_weight_decay": True, "weight_decay": 0.1},
     ),
 }
-ONE_PER_FAMILY = "; ".join(list(PLAIN)[:11])
+ONE_PER_FAMILY = "; ".join(list(PLAIN)[:14])
 
 
 class Problem:
