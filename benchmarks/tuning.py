@@ -228,6 +228,10 @@ def _cached(
     return Samples(torch.load(path, weights_only=True))
 
 
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def _features(experiment: Experiment, rows: Rows) -> list[dict[str, Any]]:
     """What the head is given, in evaluation mode."""
     from transformers import AutoModelForImageClassification
@@ -236,16 +240,16 @@ def _features(experiment: Experiment, rows: Rows) -> list[dict[str, Any]]:
 
     from .scratch import resize_position_embeddings
 
-    model = AutoModelForImageClassification.from_pretrained(model_path(experiment.model)).eval()
+    model = AutoModelForImageClassification.from_pretrained(model_path(experiment.model)).eval().to(_device())
     if model.config.model_type == "vit":
         resize_position_embeddings(model, experiment.size)
     found = []
     pixels = _pixels(experiment, rows)
     with ForwardRecorder(model) as recorder, torch.no_grad():
         for batch in pixels.split(32):
-            model(pixel_values=batch)
+            model(pixel_values=batch.to(_device()))
             output = recorder.backbone_output
-            found.append(pool(output, choose_pooling(output, model.config), None).float())
+            found.append(pool(output, choose_pooling(output, model.config), None).float().cpu())
     # Copies, or each would be saved with all the others.
     rows_of = [row.clone() for row in torch.cat(found)]
     return [{"features": row, "labels": label} for row, label in zip(rows_of, rows.labels, strict=True)]
@@ -255,14 +259,14 @@ def _hidden_states(experiment: Experiment, rows: Rows) -> list[dict[str, Any]]:
     """What the layers that LoRA leaves alone compute, in evaluation mode, one (tokens, D) tensor for each text."""
     from transformers import AutoModel
 
-    model = AutoModel.from_pretrained(model_path(experiment.model)).eval()
+    model = AutoModel.from_pretrained(model_path(experiment.model)).eval().to(_device())
     layers, items = MODELS[experiment.model].frozen_layers, _texts(experiment, rows).items
     found = []
     with torch.no_grad():
         for start in range(0, len(items), 32):
             part = items[start : start + 32]
-            inputs = {name: value for name, value in _collate(part).items() if name != "labels"}
-            states = model(**inputs, output_hidden_states=True).hidden_states[layers]
+            inputs = {name: value.to(_device()) for name, value in _collate(part).items() if name != "labels"}
+            states = model(**inputs, output_hidden_states=True).hidden_states[layers].cpu()
             for item, state in zip(part, states, strict=True):
                 length = len(item["input_ids"])
                 found.append(
