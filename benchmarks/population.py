@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 
 from .experiment import Experiment
 from .methods import single
-from .search import quality, summed
+from .search import quality
 from .training import make_trainer, measure, total_steps
 from .tuning import build_task
 
@@ -57,28 +57,35 @@ def _trainable(config: dict[str, Any]) -> None:
     from ray import tune
 
     torch.set_num_threads(1)
-    experiment, seed = config["experiment"], config["seed"]
+    experiment, seed, spent = config["experiment"], config["seed"], 0.0
     task = build_task(experiment, seed)
     steps = total_steps(experiment, len(task.train))  # type: ignore[arg-type]
+
+    def note() -> None:
+        """Put down the processor seconds since the last time: of a member that is replaced they count too."""
+        nonlocal spent
+        now = trainer.clock()[1]
+        with open(config["spent"], "a") as file:
+            file.write(f"{now - spent}\n")
+        spent = now
+
+    def report(checkpoint: Path) -> None:
+        note()
+        found = max(quality(trainer.curve[-1], experiment.metric), -1e9)
+        tune.report({"quality": found, "result": ""}, checkpoint=tune.Checkpoint.from_directory(str(checkpoint)))
+
     with tempfile.TemporaryDirectory() as folder:
-
-        def report(checkpoint: Path) -> None:
-            latest = trainer.curve[-1] if trainer.curve else {}
-            found = max(quality(latest, experiment.metric), -1e9)
-            tune.report({"quality": found, "result": ""}, checkpoint=tune.Checkpoint.from_directory(str(checkpoint)))
-
         callbacks = [_Generations(max(1, steps // _GENERATIONS), report), _RestoredRate(config["lr"])]
-        trainer = make_trainer(
-            task, experiment, single(f"adamw:lr={config['lr']!r},weight_decay=0"), seed, folder, callbacks
-        )
+        method = single(f"adamw:lr={config['lr']!r},weight_decay=0")
+        trainer = make_trainer(task, experiment, method, seed, folder, callbacks)
         restored = tune.get_checkpoint()
-        start = time.perf_counter()
         if restored is None:
             trainer.train()
         else:
             with restored.as_directory() as path:
                 trainer.train(resume_from_checkpoint=path)
-        result = {**measure(trainer, task), "began": start, "candidate": f"adamw:lr={config['lr']:g}"}
+        note()
+        result = {**measure(trainer, task), "candidate": f"adamw:lr={config['lr']:g}"}
         found = max(quality(result["validation"], experiment.metric), -1e9)
         tune.report({"quality": found, "result": result})
 
@@ -103,6 +110,7 @@ def search_population(experiment: Experiment, size: int, seed: int) -> dict[str,
     ray.init(num_cpus=size, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         with tempfile.TemporaryDirectory() as folder:
+            spent = f"{folder}/spent"
             scheduler = PopulationBasedTraining(
                 time_attr="training_iteration",
                 perturbation_interval=1,
@@ -113,6 +121,7 @@ def search_population(experiment: Experiment, size: int, seed: int) -> dict[str,
                 param_space={
                     "experiment": experiment,
                     "seed": seed,
+                    "spent": spent,
                     "lr": tune.sample_from(lambda _: math.exp(draw.uniform(*bounds))),
                 },
                 tune_config=tune.TuneConfig(
@@ -125,10 +134,21 @@ def search_population(experiment: Experiment, size: int, seed: int) -> dict[str,
                 for member in (found[place] for place in range(len(found)))
                 if member.metrics and member.metrics["result"]
             ]
+            processor = sum(map(float, Path(spent).read_text().split())) if os.path.exists(spent) else 0.0
     finally:
         ray.shutdown()
     if not results:
         raise RuntimeError("No member of the population has come to its end.")
     best = max(results, key=lambda run: quality(run["validation"], experiment.metric))
-    # Ray's own time counts too: it is what a user waits for.
-    return {**summed(best, results), "wall_seconds": time.perf_counter() - begun}
+    # What a user waits for: Ray's own time too. There is a model to use only at the end.
+    wall, steps = time.perf_counter() - begun, sum(run["steps"] for run in results)
+    return {
+        **best,
+        "steps": steps,
+        "seconds": {**best["seconds"], "total": wall, "selection": wall - best["seconds"]["training"]},
+        "processor_seconds": processor,
+        "curve": [{"step": steps, "seconds": wall, "processor_seconds": processor, **best["validation"]}],
+        "trials": [
+            {"candidate": run["candidate"], "steps": run["steps"], "validation": run["validation"]} for run in results
+        ],
+    }

@@ -114,3 +114,13 @@ def test_optuna_keeps_to_its_budget():
 
 def test_a_method_that_cannot_run_says_why():
     assert "not installed" in Method("peer", {}, requires="a_package_of_nobody").reason_against
+
+
+@pytest.mark.slow
+def test_a_population_is_on_the_clock_of_all_its_members():
+    pytest.importorskip("ray")
+    found = search(SMOKE, METHODS["population-based training, 4 × steps"], seed=0)
+    assert found["steps"] == 120 and len(found["trials"]) == 4
+    best = max(trial["validation"]["accuracy"] for trial in found["trials"])
+    assert found["validation"]["accuracy"] == best
+    assert found["seconds"]["total"] > found["processor_seconds"] > found["seconds"]["training"] / 2
