@@ -44,7 +44,7 @@ def draw(folder: Path) -> None:
     experiments = {"figure1": draw_figure1, "figure4": draw_figure4, "figure7a": draw_figure7a}
     missing = [name for name in experiments if not (folder / f"{name}.json").exists()]
     if missing:
-        raise SystemExit(f"{folder} has no {missing[0]}.json: make it with `python -m benchmarks.functions run`.")
+        raise SystemExit(f"{folder} has no {missing[0]}.json: make it with `python -m benchmarks functions run`.")
     contents = {name: json.loads((folder / f"{name}.json").read_text()) for name in experiments}
     for name, experiment in experiments.items():
         figure = experiment(contents[name])

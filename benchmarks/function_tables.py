@@ -42,7 +42,7 @@ def summary(contents: dict[str, Any]) -> str:
         [
             "# Deterministic functions",
             "",
-            "Written by `python -m benchmarks.functions draw`; do not edit.",
+            "Written by `python -m benchmarks functions draw`; do not edit.",
             "",
             *_figure1(contents["figure1"]),
             *_figure4(contents["figure4"]),

@@ -1,8 +1,8 @@
 """
 The paper's deterministic functions: where optimizers go, in which directions, and whether interleaving helps.
 
-    python -m benchmarks.functions run --output benchmarks/results/functions
-    python -m benchmarks.functions draw --output benchmarks/results/functions
+    python -m benchmarks functions run --output benchmarks/results/functions
+    python -m benchmarks functions draw --output benchmarks/results/functions
 
 `run` writes one JSON per experiment, unless one with the same settings is there already; `draw` writes the figures
 and `functions.md` from the JSONs alone.
@@ -291,7 +291,7 @@ def main(argv: list[str] | None = None) -> None:
             "figure4": {"moments": list(_DIRECTION_STEPS)},
             "figure7a": {"starts": arguments.starts, "steps": arguments.steps, "methods": METHODS},
         },
-        f"python -m benchmarks.functions run {sizes}",
+        f"python -m benchmarks functions run {sizes}",
     )
 
 

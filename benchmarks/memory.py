@@ -1,10 +1,10 @@
 """
 What training needs in memory.
 
-    python -m benchmarks.memory --output benchmarks/results/memory.json
+    python -m benchmarks memory --output benchmarks/results/memory.json
 
 1. `IOMTTrainer` with default settings over `Trainer` with AdamW: MiniLM with LoRA on the Quora question pairs, as in
-   `benchmarks.run`, 100 steps of 16; training alone, and followed by an evaluation on 500 pairs with scikit-learn's
+   the `cpu` tier, 100 steps of 16; training alone, and followed by an evaluation on 500 pairs with scikit-learn's
    accuracy and F1, whose modules the surrogate needs too.
 2. Full fine-tuning of a BERT with 63 million parameters from a config, batches of one short text: what `IOMTTrainer`
    needs beyond `Trainer` with AdamW, over what `hf_iomt.memory` computes beforehand.
@@ -204,14 +204,14 @@ def summarize(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     return {"lora": lora, "full": full}
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Measure all and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=4, help="Pairs of runs with LoRA.")
     parser.add_argument("--repetitions", type=int, default=2, help="Runs of each kind of full fine-tuning.")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--work", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if arguments.work:
         arguments.output.write_text(json.dumps(_train(arguments.work, str(arguments.output.parent))))
         return
@@ -227,7 +227,7 @@ def main() -> None:
                 runs[work].append(_measure(work))
                 result = {
                     "runs": runs,
-                    **provenance("python -m benchmarks.memory " + " ".join(sys.argv[1:])),
+                    **provenance("python -m benchmarks memory " + " ".join(sys.argv[1:] if argv is None else argv)),
                 }
                 arguments.output.write_text(json.dumps(result, indent=1))
     result = {**json.loads(arguments.output.read_text()), **summarize(runs)}

@@ -1,7 +1,7 @@
 """
 What selection costs.
 
-    python -m benchmarks.overhead --output benchmarks/results/overhead.json
+    python -m benchmarks overhead --output benchmarks/results/overhead.json
 
 1. `IOMTTrainer` over `Trainer` with the same optimizer and as many steps: MiniLM with LoRA on every layer, batches of
    16, cycles of 25 steps, scores by the probe, rollback on. Two candidates of (nearly) the same learning rate, so that
@@ -194,19 +194,19 @@ def selection_growth() -> dict[str, float]:
     return {"seconds_cycle_50": early, "seconds_cycle_400": late, "ratio": late / early}
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Measure all and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--output", type=Path)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     result = {
         "selection": selection_growth(),
         "assessment": assessment_cost(arguments.pairs),
         "training": training_ratio(arguments.pairs, arguments.steps),
-        **provenance("python -m benchmarks.overhead " + " ".join(sys.argv[1:])),
+        **provenance("python -m benchmarks overhead " + " ".join(sys.argv[1:] if argv is None else argv)),
     }
     print(json.dumps({name: result[name] for name in ("selection", "assessment", "training")}, indent=1))
     if arguments.output:

@@ -1,7 +1,7 @@
 """
 How well the transferability metrics foretell what a model becomes, and what they cost.
 
-    python -m benchmarks.transferability --jobs 2
+    python -m benchmarks transferability --jobs 2
 
 For every model and data set: the assessment that `IOMTTrainer` makes before the first step, the time of one plain pass
 over the same samples, and the test accuracy of a head trained by `IOMTTrainer` on the frozen backbone. Backbones that
@@ -272,7 +272,7 @@ def table(results: list[dict[str, Any]]) -> str:
     lines = [
         "# Transferability before tuning, and accuracy after",
         "",
-        "Written by `python -m benchmarks.transferability`; do not edit.",
+        "Written by `python -m benchmarks transferability`; do not edit.",
         "",
         "| data | model | samples | ω_p | LogME | LEEP | H-score | ω_t | seconds | of a plain pass | head tuned, % |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
@@ -371,7 +371,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", nargs="+", default=[*_IMAGES, *_TEXTS])
     parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the JSON files")
     arguments = parser.parse_args(argv)
-    command = "python -m benchmarks.transferability " + " ".join(sys.argv[1:] if argv is None else argv)
+    command = "python -m benchmarks transferability " + " ".join(sys.argv[1:] if argv is None else argv)
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     pending = []
     for part, data, name in jobs():

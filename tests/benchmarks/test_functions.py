@@ -130,7 +130,7 @@ def test_the_command(tmp_path, capsys):
     files = {path: path.read_bytes() for path in tmp_path.glob("*.json")}
     assert {path.stem for path in files} == {"figure1", "figure4", "figure7a"}
     for content in map(json.loads, files.values()):
-        assert content["command"].startswith("python -m benchmarks.functions run")
+        assert content["command"].startswith("python -m benchmarks functions run")
         assert "torch" in content["versions"] and set(content["settings"])
     capsys.readouterr()
     main(["run", "--output", str(tmp_path), *SIZES])
