@@ -107,22 +107,22 @@ def draw_learning_rates(experiments: Mapping[str, Runs], path: Path) -> None:
                 if found:
                     rate = float(method.partition("lr=")[2].partition(",")[0])
                     points.append((rate, _SCALE[metric] * statistics.mean(found)))
-            panel.plot(
-                *zip(*sorted(points), strict=True) if points else ([], []), color=colour, marker=marker, label=family
-            )
+            if points:
+                panel.plot(*zip(*sorted(points), strict=True), color=colour, marker=marker, label=family)
         default = runs.get(DEFAULT.methods[0])
         if default:
             mean = _SCALE[metric] * statistics.mean(values(default, "test", metric).values())
             panel.axhline(mean, color=RED, linewidth=2, label=DEFAULT.title)
-        panel.set_xscale("log")
-        if metric == "perplexity":
-            panel.set_yscale("log")
+        if panel.lines:
+            panel.set_xscale("log")
+            panel.set_yscale("log" if metric == "perplexity" else "linear")
         panel.set_title(name, fontsize=10)
         panel.set_ylabel(_UNITS[metric], fontsize=8)
         panel.grid(alpha=0.3)
     handles, labels = panels.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9)
-    figure.supxlabel("learning rate")
+    for panel in panels.flat[:count]:
+        panel.set_xlabel("learning rate", fontsize=8)
     save(figure, path)
 
 

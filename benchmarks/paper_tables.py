@@ -48,7 +48,10 @@ def _chosen(experiments: Mapping[str, Runs], ending: str, only: tuple[str, ...] 
 def table_1(experiments: Mapping[str, Runs]) -> str:
     """Table 1: full training with single and hybrid optimizers."""
     rows = _tuned_over_paper_rates("sgd", "sgdm", "adagrad", "rmsprop", "adam", "swats", "padam", "adabound")
-    return rows_of({**rows, **_OURS}, _chosen(experiments, "_full"), {"test": _test})
+    names = tuple(
+        f"{data}_{model}_full" for data in ("usps", "mnist", "stl10", "cifar10") for model in ("resnet18", "vit")
+    )
+    return rows_of({**rows, **_OURS}, _chosen(experiments, "", names), {"test": _test})
 
 
 def table_2(experiments: Mapping[str, Runs]) -> str:

@@ -35,7 +35,9 @@ def summarize(experiments: Mapping[str, Runs], folder: Path) -> None:
         "Every setting is picked by the validation split, in the mean over the seeds; what stands here is measured on "
         "the test split. ± is the standard deviation over the seeds, brackets are 95 % intervals of the mean paired "
         "difference, by the bootstrap over the seeds. Seconds are processor seconds of one core without evaluations. "
-        "The target is the median final validation metric of the best tuned single optimizer.",
+        "The target is the median final validation metric of the best tuned single optimizer. The times of tuned "
+        "methods are those of the picked run alone, as if the answer had been known; those of searches are of all "
+        "their runs.",
         *_unavailable(folder),
         "## Default IOMT against everything else",
         "Differences of the test metric (accuracy in points; perplexity), + where default IOMT is better.",

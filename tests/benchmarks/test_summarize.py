@@ -1,0 +1,98 @@
+"""With a result for everything, every table and figure of the paper is there; with few, a part of them."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+import pytest
+
+from benchmarks.experiment import load_tier
+from benchmarks.methods import METHODS, expand
+from benchmarks.paper_figures import PAPER_FIGURES
+from benchmarks.paper_tables import PAPER_TABLES
+from benchmarks.protocol import group
+from benchmarks.summarize import summarize
+from benchmarks.tables import comparison, experiment_target, learning_rates
+
+
+def invented(experiment, name, seed):
+    """A result in which nothing was measured."""
+    draw = np.random.default_rng(zlib.crc32(f"{name} {seed}".encode()))
+    accuracy = float(draw.uniform(0.5, 1.0))
+    metrics = {"loss": 1 - accuracy, "accuracy": accuracy, "f1": accuracy, "perplexity": 1 / accuracy}
+    points = [
+        {"step": 10 * (item + 1), "processor_seconds": item + 1.0, "train_loss": 1 / (item + 1), **metrics}
+        for item in range(3)
+    ]
+    record = {"first_step": 1, "last_step": 15, "candidate": "sgdm:lr=0.01", "phase": "race"}
+    return {
+        "experiment": experiment.name,
+        "method": name,
+        "seed": seed,
+        "configuration": {"metric": experiment.metric},
+        "train": metrics,
+        "validation": metrics,
+        "test": metrics,
+        "seconds": {"total": 3.0, "assessment": 0.1},
+        "processor_seconds": 3.0,
+        "curve": points,
+        "history": [
+            record,
+            {**record, "first_step": 16, "last_step": 30, "candidate": "sgd:lr=0.001", "phase": "initial"},
+        ],
+        "state": [float(value) for value in draw.normal(size=8)],
+    }
+
+
+@pytest.fixture(scope="module")
+def experiments():
+    runs = [
+        invented(experiment, name, seed)
+        for experiment in load_tier("cpu")
+        for name in expand(experiment.methods, experiment.tuning)
+        for seed in (0, 1, 2)
+    ]
+    return group(runs)
+
+
+def test_the_cpu_tier_holds_every_table_of_the_paper(experiments):
+    for name, make in PAPER_TABLES.items():
+        lines = make(experiments).splitlines()
+        if name == "table5":
+            # ImageNet-A is in the gpu tier only.
+            assert len(lines) == 2
+            continue
+        rows = [line for line in lines if line.startswith("| ") and not line.startswith(("| method", "| ---"))]
+        assert len(rows) >= 5, name
+        # Every optimizer of the paper was run on every one of its experiments.
+        assert name == "table4" or not any("| –" in row for row in rows), (name, rows)
+
+
+def test_the_cpu_tier_holds_every_figure_of_the_paper(experiments, tmp_path):
+    for name, draw in PAPER_FIGURES.items():
+        assert draw(experiments, tmp_path / f"{name}.png"), name
+        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+
+
+def test_the_tables_of_an_experiment(experiments):
+    runs = experiments["qqp_minilm_lora"]
+    lines = comparison(runs).splitlines()
+    assert lines[0].startswith("| method | picked | seeds | test accuracy")
+    assert {"LoRA+, tuned", "Prodigy", "Optuna, 15 runs"} <= {
+        line.split(" | ")[0].removeprefix("| ") for line in lines
+    }
+    # Of a row of several settings the one that is best on the validation split is named and in bold.
+    picked = next(line for line in lines if line.startswith("| AdamW, tuned")).split(" | ")[1]
+    rate = picked.partition("lr=")[2].partition(",")[0]
+    header, _, *rows = learning_rates(runs).splitlines()
+    column = header.split(" | ").index(f"{float(rate):g}")
+    assert next(row for row in rows if row.startswith("| adamw")).split(" | ")[column].startswith("**")
+    assert 0.5 < experiment_target(runs) < 1
+
+
+def test_few_results_are_enough(experiments, tmp_path):
+    few = {"qqp_minilm_lora": {"iomt default": {0: experiments["qqp_minilm_lora"]["iomt default"][0]}}}
+    summarize(few, tmp_path)
+    assert "| IOMT, nothing set |" in (tmp_path / "summary.md").read_text()
+    assert set(METHODS) >= set(few["qqp_minilm_lora"])
