@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib
 
 from .contenders import CONTENDERS, DEFAULT, FAMILIES, Contender
-from .protocol import PROFILE_RATIOS, Runs, metric_of, performance_profile, tuned, values
+from .protocol import PROFILE_RATIOS, Runs, metric_of, performance_profile, values
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -60,7 +60,7 @@ def draw_comparison(name: str, runs: Runs, path: Path) -> None:
     metric = metric_of(runs)
     rows: list[tuple[Contender, dict[int, float]]] = []
     for contender in CONTENDERS:
-        picked = tuned(contender.methods, runs, metric)
+        picked = contender.pick(runs)
         if picked is not None:
             rows.append((contender, values(runs[picked], "test", metric)))
     figure, axes = plt.subplots(figsize=(8, 0.3 * len(rows) + 1.1), layout="constrained")
@@ -127,16 +127,21 @@ def draw_learning_rates(experiments: Mapping[str, Runs], path: Path) -> None:
 
 
 def draw_profile(times: Mapping[str, Mapping[str, float]], path: Path) -> None:
-    """Share of the tasks on which a method is at most so many times slower than the fastest."""
-    profile = performance_profile({title: times[title] for title in _IN_PROFILE if title in times})
+    """Share of the tasks, of those that all were run on, on which one is at most so much slower than the fastest."""
+    chosen = {title: times[title] for title in _IN_PROFILE if title in times}
+    common = set.intersection(*(set(found) for found in chosen.values())) if chosen else set()
+    profile = performance_profile(
+        {title: {task: found[task] for task in sorted(common)} for title, found in chosen.items()} if common else {}
+    )
     figure, axes = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
     colours = (RED, PINK, BLUE, BLACK, SKY, GREEN, ORANGE)
     lines = ("-", "--", "-", "--", ":", "-.", ":")
     for (title, shares), colour, line in zip(profile.items(), colours, lines, strict=False):
         axes.step(PROFILE_RATIOS, 100 * shares, where="post", color=colour, linestyle=line, linewidth=2, label=title)
-    axes.set_xlabel("times slower to the target than the fastest of them")
+    axes.set_xlabel(f"times slower to the target than the fastest of them, {len(common)} tasks")
     axes.set_ylabel("tasks, %")
     axes.set_ylim(-3, 103)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    if profile:
+        axes.legend(fontsize=8)
     save(figure, path)

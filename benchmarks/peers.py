@@ -50,9 +50,12 @@ class _SideBySide(torch.optim.Optimizer):
 def _lora_rite(model: Any, rate: float) -> torch.optim.Optimizer:
     from pytorch_optimizer import load_optimizer
 
+    named = {name: item for name, item in model.named_parameters() if item.requires_grad}
     # It takes A and B of each layer in turn, and knows nothing but them.
-    matrices = [item for name, item in model.named_parameters() if item.requires_grad and "lora_" in name]
-    rest = [item for name, item in model.named_parameters() if item.requires_grad and "lora_" not in name]
+    pairs = [(name, name.replace(".lora_A.", ".lora_B.")) for name in named if ".lora_A." in name]
+    matrices = [named[name] for pair in pairs for name in pair]
+    paired = {name for pair in pairs for name in pair}
+    rest = [item for name, item in named.items() if name not in paired]
     kind: Any = load_optimizer("lorarite")
     rite = kind(matrices, lr=rate)
     return _SideBySide(rite, torch.optim.AdamW(rest, lr=rate, weight_decay=0.0)) if rest else rite

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -11,7 +12,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
+
+from hf_iomt.json_files import write_json
 
 from .experiment import Experiment
 from .methods import single
@@ -57,22 +60,22 @@ def _trainable(config: dict[str, Any]) -> None:
     from ray import tune
 
     torch.set_num_threads(1)
-    experiment, seed, spent = config["experiment"], config["seed"], 0.0
+    experiment, seed = config["experiment"], config["seed"]
+    last: list[float] = [0.0, 0]
     task = build_task(experiment, seed)
     steps = total_steps(experiment, len(task.train))  # type: ignore[arg-type]
 
     def note() -> None:
-        """Put down the processor seconds since the last time: of a member that is replaced they count too."""
-        nonlocal spent
-        now = trainer.clock()[1]
-        with open(config["spent"], "a") as file:
-            file.write(f"{now - spent}\n")
-        spent = now
+        """Put down time and steps since the last time: of a member that is replaced they count too."""
+        now = (trainer.clock()[1], trainer.state.global_step)
+        with open(f"{config['folder']}/spent", "a") as file:
+            file.write(f"{now[0] - last[0]} {now[1] - last[1]}\n")
+        last[:] = now
 
     def report(checkpoint: Path) -> None:
         note()
         found = max(quality(trainer.curve[-1], experiment.metric), -1e9)
-        tune.report({"quality": found, "result": ""}, checkpoint=tune.Checkpoint.from_directory(str(checkpoint)))
+        tune.report({"quality": found}, checkpoint=tune.Checkpoint.from_directory(str(checkpoint)))
 
     with tempfile.TemporaryDirectory() as folder:
         callbacks = [_Generations(max(1, steps // _GENERATIONS), report), _RestoredRate(config["lr"])]
@@ -83,11 +86,12 @@ def _trainable(config: dict[str, Any]) -> None:
             trainer.train()
         else:
             with restored.as_directory() as path:
+                last[1] = TrainerState.load_from_json(f"{path}/trainer_state.json").global_step
                 trainer.train(resume_from_checkpoint=path)
         note()
+        # Not by a report: after that Ray might train it once more, from a copy of another.
         result = {**measure(trainer, task), "candidate": f"adamw:lr={config['lr']:g}"}
-        found = max(quality(result["validation"], experiment.metric), -1e9)
-        tune.report({"quality": found, "result": result})
+        write_json(result, f"{config['folder']}/{tune.get_context().get_trial_id()}.json")
 
 
 def search_population(experiment: Experiment, size: int, seed: int) -> dict[str, Any]:
@@ -110,18 +114,17 @@ def search_population(experiment: Experiment, size: int, seed: int) -> dict[str,
     ray.init(num_cpus=size, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            spent = f"{folder}/spent"
             scheduler = PopulationBasedTraining(
                 time_attr="training_iteration",
                 perturbation_interval=1,
                 hyperparam_mutations={"lr": lambda: math.exp(draw.uniform(*bounds))},
             )
-            found = tune.Tuner(
+            tune.Tuner(
                 tune.with_resources(_trainable, {"cpu": 1}),
                 param_space={
                     "experiment": experiment,
                     "seed": seed,
-                    "spent": spent,
+                    "folder": folder,
                     "lr": tune.sample_from(lambda _: math.exp(draw.uniform(*bounds))),
                 },
                 tune_config=tune.TuneConfig(
@@ -129,19 +132,16 @@ def search_population(experiment: Experiment, size: int, seed: int) -> dict[str,
                 ),
                 run_config=tune.RunConfig(storage_path=folder, name="population", verbose=0),
             ).fit()
-            results = [
-                member.metrics["result"]
-                for member in (found[place] for place in range(len(found)))
-                if member.metrics and member.metrics["result"]
-            ]
-            processor = sum(map(float, Path(spent).read_text().split())) if os.path.exists(spent) else 0.0
+            results = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("*.json"))]
+            spent = [line.split() for line in (Path(folder) / "spent").read_text().splitlines()]
     finally:
         ray.shutdown()
     if not results:
         raise RuntimeError("No member of the population has come to its end.")
     best = max(results, key=lambda run: quality(run["validation"], experiment.metric))
     # What a user waits for: Ray's own time too. There is a model to use only at the end.
-    wall, steps = time.perf_counter() - begun, sum(run["steps"] for run in results)
+    wall = time.perf_counter() - begun
+    processor, steps = sum(float(item[0]) for item in spent), sum(int(item[1]) for item in spent)
     return {
         **best,
         "steps": steps,

@@ -28,10 +28,15 @@ def group(results: Iterable[Run]) -> dict[str, dict[str, dict[int, Run]]]:
     return grouped
 
 
+def configuration(runs: Runs) -> dict[str, Any]:
+    """What all runs of an experiment have in common."""
+    found: dict[str, Any] = next(iter(next(iter(runs.values())).values()))["configuration"]
+    return found
+
+
 def metric_of(runs: Runs) -> str:
     """What the methods of an experiment are compared by."""
-    first = next(iter(next(iter(runs.values())).values()))
-    return str(first["configuration"]["metric"])
+    return str(configuration(runs)["metric"])
 
 
 def values(runs: Mapping[int, Run], split: str, metric: str) -> dict[int, float]:
@@ -62,13 +67,14 @@ def paired_difference(
     """
     Mean of `ones − others` over the seeds that both have, and its 95 % interval by the bootstrap.
 
-    With fewer than three seeds there is no interval: both ends are NaN.
+    With fewer than three seeds there is no interval: both ends are NaN. Where a run has diverged all three are.
     """
     seeds = sorted(set(ones) & set(others))
     differences = np.array([ones[item] - others[item] for item in seeds])
-    differences = differences[np.isfinite(differences)]
     if not len(differences):
         return None
+    if not np.isfinite(differences).all():
+        return math.nan, math.nan, math.nan
     if len(differences) < 3:
         return float(differences.mean()), math.nan, math.nan
     draws = np.random.default_rng(seed).choice(differences, (_RESAMPLES, len(differences)))
@@ -85,7 +91,7 @@ def time_to_target(run: Run, target: float, metric: str, clock: str = "processor
     """
     Time, or with `clock="step"` steps, to the first evaluation that reaches the target; ∞ where none does.
 
-    Everything that the method does counts. Processor seconds are the same however many runs share a machine.
+    Everything that the method does counts. Processor seconds depend less than others on what else a machine does.
     """
     for point in run["curve"]:
         if quality(point, metric) >= target:

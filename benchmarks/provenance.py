@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-_PACKAGES = ("torch", "transformers", "accelerate", "peft", "datasets", "scikit-learn", "numpy")
+_PACKAGES = ("hf-iomt", "torch", "transformers", "accelerate", "peft", "datasets", "scikit-learn", "numpy")
+# What the benchmarks compare with, where it is installed.
+_PEERS = ("schedulefree", "prodigyopt", "pytorch-optimizer", "optuna", "ray")
 
 
 def provenance(command: str) -> dict[str, Any]:
@@ -16,8 +18,14 @@ def provenance(command: str) -> dict[str, Any]:
     Args:
         command (`str`): The command line that made it.
     """
+    versions = {name: version(name) for name in _PACKAGES}
+    for name in _PEERS:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
     return {
         "command": command,
-        "versions": {name: version(name) for name in _PACKAGES},
+        "versions": versions,
         "machine": {"processor": platform.machine(), "python": platform.python_version(), "threads": 1},
     }

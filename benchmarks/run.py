@@ -33,16 +33,34 @@ _RUNS_PER_PROCESS = 40
 Job = tuple[Experiment, str, int, Path]
 
 
-def result_path(experiment: str, method: str, seed: int, results: Path = RESULTS) -> Path:
+def result_path(experiment: Experiment, method: str, seed: int, results: Path = RESULTS) -> Path:
     """Where the JSON of one run lies."""
     name = re.sub(r"[^\w.+-]+", "_", method)
-    return results / "runs" / experiment / f"{name}-{seed}.json"
+    return results / "runs" / experiment.tier / experiment.name / f"{name}-{seed}.json"
 
 
-def read_results(folder: Path) -> list[dict[str, Any]]:
-    """All results of a folder, by experiment, method and seed."""
-    found = [json.loads(path.read_text()) for path in folder.glob("runs/*/*.json")]
+def read_results(folder: Path, tier: str) -> list[dict[str, Any]]:
+    """All results of a tier, by experiment, method and seed."""
+    found = [json.loads(path.read_text()) for path in (folder / "runs" / tier).glob("*/*.json")]
     return sorted(found, key=lambda run: (run["experiment"], run["method"], run["seed"]))
+
+
+def describe(experiment: Experiment, name: str, seed: int) -> dict[str, Any]:
+    """What a run is, as its result says it."""
+    settings = {item: value for item, value in vars(experiment).items() if item not in ("name", "methods", "seeds")}
+    specification = {item: value for item, value in vars(METHODS[name]).items() if value}
+    described = {"configuration": settings, "specification": specification}
+    # As it comes back from a file: tuples are lists there.
+    plain: dict[str, Any] = json.loads(json.dumps(described))
+    return {"experiment": experiment.name, "method": name, "seed": seed, **plain}
+
+
+def is_finished(path: Path, described: dict[str, Any]) -> bool:
+    """Whether there is a result of this very run, and not of one before its experiment or method was changed."""
+    if not path.exists():
+        return False
+    found = json.loads(path.read_text())
+    return all(found.get(item) == value for item, value in described.items())
 
 
 def run_one(experiment: Experiment, name: str, seed: int, path: Path, command: str) -> dict[str, Any]:
@@ -52,29 +70,20 @@ def run_one(experiment: Experiment, name: str, seed: int, path: Path, command: s
     import transformers
 
     from .search import search
-    from .training import train_once
+    from .training import train_once, warm_up
     from .tuning import build_task
 
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
+    warm_up()
     method = METHODS[name]
     if method.kind == "search":
         found = search(experiment, method, seed)
     else:
         found = train_once(build_task(experiment, seed), experiment, method, seed)
-    result = {
-        "experiment": experiment.name,
-        "method": name,
-        "seed": seed,
-        "configuration": {
-            item: value for item, value in vars(experiment).items() if item not in ("name", "methods", "seeds")
-        },
-        "specification": {item: value for item, value in vars(method).items() if value},
-        **found,
-        **provenance(command),
-    }
+    result = {**describe(experiment, name, seed), **found, **provenance(command)}
     write_json(result, path, indent=None)
     return result
 
@@ -96,10 +105,10 @@ def pending_runs(
             )
             for name in chosen:
                 reason = METHODS[name].reason_against
-                path = result_path(experiment.name, name, seed, results)
+                path = result_path(experiment, name, seed, results)
                 if reason is not None:
                     unavailable[name] = reason
-                elif not path.exists():
+                elif not is_finished(path, describe(experiment, name, seed)):
                     pending.append((experiment, name, seed, path))
     return pending, unavailable
 

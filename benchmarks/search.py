@@ -10,9 +10,14 @@ from .methods import Method, single
 from .training import total_steps, train_once
 from .tuning import build_task
 
-# What is searched: the paper's families, and learning rates from the smallest to the largest of all grids.
-_FAMILIES = ("adamw", "adam", "rmsprop", "adagrad", "sgdm", "sgd")
-_RATES = (1e-5, 1.0)
+# What is searched: the paper's families and AdamW, each from its smallest to its largest learning rate.
+_SPACE = {
+    **dict.fromkeys(("adamw", "adam", "rmsprop"), (1e-5, 1e-1)),
+    **dict.fromkeys(("sgdm", "sgd"), (1e-3, 1.0)),
+    "adagrad": (1e-3, 1e-1),
+}
+# Random draws before the sampler learns from them; its own default of 10 would be most of the budget.
+_RANDOM_TRIALS = 4
 # With the budget of one run: half of it for so many short trials, the other half for a run with the best.
 _SHORT_TRIALS = 8
 
@@ -45,13 +50,17 @@ def _search_by_optuna(experiment: Experiment, budget: int, seed: int) -> dict[st
     runs: list[dict[str, Any]] = []
 
     def objective(trial: Any) -> float:
-        family = trial.suggest_categorical("family", _FAMILIES)
-        rate = trial.suggest_float("lr", *_RATES, log=True)
-        runs.append(_run(experiment, f"{family}:lr={rate!r}", seed, trial_steps))
+        family = trial.suggest_categorical("family", list(_SPACE))
+        low, high = _SPACE[family]
+        rate = trial.suggest_float(f"lr of {family}", low, high, log=True)
+        decay = ",weight_decay=0" if family == "adamw" else ""
+        runs.append(_run(experiment, f"{family}:lr={rate!r}{decay}", seed, trial_steps))
         # Optuna refuses infinities.
         return max(quality(runs[-1]["validation"], experiment.metric), -1e9)
 
-    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
+    study = optuna.create_study(
+        direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=_RANDOM_TRIALS)
+    )
     study.optimize(objective, n_trials=trials)
     best = runs[study.best_trial.number]
     if budget == 1:
@@ -68,25 +77,25 @@ def _run(experiment: Experiment, candidate: str, seed: int, steps: int) -> dict[
 
 
 def summed(best: dict[str, Any], runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The result of the picked run on the clock of all the runs, one after the other."""
-    before = [run for run in runs if run is not best]
-    wall = sum(run["seconds"]["total"] for run in before)
-    processor = sum(run["processor_seconds"] for run in before)
-    steps = sum(run["steps"] for run in before)
+    """
+    The result of the picked run on the clock of all the runs, one after the other.
+
+    The curve is that of all of them: whoever searches may stop at any model that is good enough.
+    """
+    curve: list[dict[str, Any]] = []
+    wall, processor, steps = 0.0, 0.0, 0
+    for run in runs:
+        before = {"step": steps, "seconds": wall, "processor_seconds": processor}
+        curve += [{**point, **{name: point[name] + value for name, value in before.items()}} for point in run["curve"]]
+        wall, processor = wall + run["seconds"]["total"], processor + run["processor_seconds"]
+        steps += run["steps"]
+    searching = wall - best["seconds"]["total"]
     return {
         **best,
-        "steps": best["steps"] + steps,
-        "seconds": {**best["seconds"], "total": best["seconds"]["total"] + wall, "selection": wall},
-        "processor_seconds": best["processor_seconds"] + processor,
-        "curve": [
-            {
-                **point,
-                "step": point["step"] + steps,
-                "seconds": point["seconds"] + wall,
-                "processor_seconds": point["processor_seconds"] + processor,
-            }
-            for point in best["curve"]
-        ],
+        "steps": steps,
+        "seconds": {**best["seconds"], "total": wall, "selection": searching},
+        "processor_seconds": processor,
+        "curve": curve,
         "trials": [
             {"candidate": run["candidate"], "steps": run["steps"], "validation": run["validation"]} for run in runs
         ],

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .contenders import CONTENDERS
+from .experiment import TIERS
 from .figures import draw_comparison, draw_learning_rates, draw_profile
 from .paper_figures import PAPER_FIGURES
 from .paper_tables import PAPER_TABLES
@@ -80,11 +81,12 @@ def main(argv: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--tier", choices=TIERS, default="cpu")
     parser.add_argument("--only", choices=[*PAPER_TABLES, *PAPER_FIGURES], help="one table or figure of the paper")
     arguments = parser.parse_args(argv)
-    experiments = group(read_results(arguments.results))
+    experiments = group(read_results(arguments.results, arguments.tier))
     if not experiments:
-        parser.error(f"there are no results in {arguments.results}; make some by 'python -m benchmarks run'")
+        parser.error(f"there are no results of the tier {arguments.tier} in {arguments.results}: make some by 'run'")
     if arguments.only in PAPER_TABLES:
         print(PAPER_TABLES[arguments.only](experiments))
     elif arguments.only is not None:

@@ -36,6 +36,8 @@ def difference(ones: Mapping[int, float], others: Mapping[int, float], metric: s
     sign = -1.0 if metric == "perplexity" else 1.0
     mean, *ends = (sign * _SCALE[metric] * number for number in found)
     low, high = sorted(ends) if all(map(math.isfinite, ends)) else (math.nan, math.nan)
+    if math.isnan(mean):
+        return "diverged"
     return f"{mean:+.2f}" if math.isnan(low) else f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
@@ -46,7 +48,7 @@ def comparison(runs: Runs) -> str:
     target = experiment_target(runs)
     rows = []
     for contender in CONTENDERS:
-        name = tuned(contender.methods, runs, metric)
+        name = contender.pick(runs)
         if name is None:
             continue
         found = values(runs[name], "test", metric)
@@ -56,7 +58,7 @@ def comparison(runs: Runs) -> str:
         rows.append(
             [
                 contender.title,
-                name if len(contender.methods) > 1 else "",
+                _picked(contender, name, runs),
                 str(len(found)),
                 spread(found, metric),
                 lead,
@@ -66,6 +68,18 @@ def comparison(runs: Runs) -> str:
         )
     header = ["method", "picked", "seeds", f"test {metric}", "default IOMT − it (+ is better)", "seconds", "to target"]
     return markdown(header, rows)
+
+
+def _picked(contender: Contender, name: str, runs: Runs) -> str:
+    """The setting, out of how many where not all of them were run, and whether SWATS has switched."""
+    notes = [name] if len(contender.methods) > 1 else []
+    count = sum(method in runs for method in contender.methods)
+    if count < len(contender.methods) and not contender.by_tuning:
+        notes.append(f"of {count} settings")
+    if name.startswith("swats"):
+        switched = sum(run["switched_at"] is not None for run in runs[name].values())
+        notes.append(f"switched in {switched} of {len(runs[name])} runs")
+    return ", ".join(notes)
 
 
 def experiment_target(runs: Runs) -> float | None:
@@ -88,7 +102,7 @@ def leads(experiments: Mapping[str, Runs]) -> str:
 
 def _lead(runs: Runs, contender: Contender) -> str:
     metric = metric_of(runs)
-    name = tuned(contender.methods, runs, metric)
+    name = contender.pick(runs)
     if name is None:
         return "–"
     return difference(values(runs[DEFAULT.methods[0]], "test", metric), values(runs[name], "test", metric), metric)
@@ -100,7 +114,7 @@ def times_to_target(experiments: Mapping[str, Runs], contenders: Sequence[Conten
     for experiment, runs in experiments.items():
         target = experiment_target(runs)
         for contender in contenders:
-            name = tuned(contender.methods, runs, metric_of(runs))
+            name = contender.pick(runs)
             if name is not None and target is not None:
                 found = median_time(runs[name], target, metric_of(runs))
                 times.setdefault(contender.title, {})[experiment] = found

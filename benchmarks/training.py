@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import tempfile
@@ -34,6 +35,14 @@ else:
     _Base = object
 
 
+def _now() -> tuple[float, float]:
+    """Wall and processor seconds; where a GPU does the work there is only the wall's clock, once it is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        return (time.perf_counter(),) * 2
+    return time.perf_counter(), time.process_time()
+
+
 class _Measured(_Base):
     """
     Keeps the clock, and the metrics at each evaluation.
@@ -50,22 +59,21 @@ class _Measured(_Base):
 
     def clock(self) -> tuple[float, float]:
         """Wall and processor seconds of training so far."""
-        now = (time.perf_counter(), time.process_time())
-        wall, processor = (now[part] - self._start[part] - self._paused[part] for part in (0, 1))
+        wall, processor = (now - self._start[part] - self._paused[part] for part, now in enumerate(_now()))
         return wall, processor
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        self._start = (time.perf_counter(), time.process_time())
+        self._start = _now()
         return super().train(*args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        before = (time.perf_counter(), time.process_time())
+        before = _now()
         wall, processor = self.clock()
         metrics: dict[str, float] = super().evaluate(*args, **kwargs)
         self.curve.append(
             {"step": self.state.global_step, "seconds": wall, "processor_seconds": processor, **_kept(metrics)}
         )
-        for part, now in enumerate((time.perf_counter(), time.process_time())):
+        for part, now in enumerate(_now()):
             self._paused[part] += now - before[part]
         return metrics
 
@@ -136,6 +144,8 @@ def make_trainer(
         (candidate,) = parse_candidates(method.settings["candidate"])
         family, rate = get_family(candidate.family), candidate.learning_rate
         parts["optimizer_cls_and_kwargs"] = (family.optimizer_class, family.arguments(candidate.settings))
+        # Trainer's groups have a weight decay of their own.
+        shared["weight_decay"] = candidate.settings.get("weight_decay", 0.0)
     else:
         rate = method.settings["learning_rate"]
         optimizer = PEERS[method.settings["optimizer"]]
@@ -181,6 +191,18 @@ def train_once(
         return measure(trainer, task)
 
 
+@functools.cache
+def warm_up() -> None:
+    """What a process does the first time, such as imports, is on the clock of no run."""
+    from .methods import iomt
+    from .tuning import build_task
+
+    experiment = Experiment(
+        "warm_up", "smoke", "digits", "small_cnn", "full", (), 8, 8, steps=8, train=64, evaluations=1
+    )
+    train_once(build_task(experiment, seed=0), experiment, iomt(), seed=0)
+
+
 def measure(trainer: Any, task: Task) -> dict[str, Any]:
     """What a trainer that has just trained has come to."""
     wall, processor = trainer.clock()
@@ -194,6 +216,10 @@ def measure(trainer: Any, task: Task) -> dict[str, Any]:
         split: _kept(Trainer.evaluate(trainer, data))
         for split, data in (("train", few), ("validation", task.validation), ("test", task.test))
     }
+    if not curve or curve[-1]["step"] < trainer.state.global_step:
+        # A run that ends between two evaluations.
+        ended = {"step": trainer.state.global_step, "seconds": wall, "processor_seconds": processor}
+        curve.append({**ended, **final["validation"], "train_loss": None})
     history = getattr(trainer, "iomt_history", [])
     found = getattr(trainer, "transferability", None)
     assessment = found.seconds if found is not None else 0.0

@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,15 @@ def build_task(experiment: Experiment, seed: int) -> Task:
     if experiment.tuning == "lora":
         model = _add_lora(model, experiment)
     language = MODELS[experiment.model].kind == "language"
-    return Task(model, train, validation, test, _collate, None if language else classification_metrics)
+    padding = 0 if MODELS[experiment.model].kind == "images" else _tokenizer(experiment).pad_token_id
+    return Task(
+        model,
+        train,
+        validation,
+        test,
+        functools.partial(collate, padding=padding),
+        None if language else classification_metrics,
+    )
 
 
 def _splits(experiment: Experiment) -> Splits:
@@ -188,12 +197,15 @@ def _texts(experiment: Experiment, rows: Rows) -> Samples:
     return Samples(items)
 
 
-def _collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """Stack, pad with zeros on the right where lengths differ; the attention mask tells padding apart."""
+def collate(rows: list[dict[str, Any]], padding: int = 0) -> dict[str, torch.Tensor]:
+    """Stack; where lengths differ, pad token ids by `padding` on the right, and masks and features by zeros."""
     batch = {}
     for name in rows[0]:
         values = [torch.as_tensor(row[name]) for row in rows]
-        batch[name] = pad_sequence(values, batch_first=True) if values[0].ndim else torch.stack(values)
+        value = padding if name == "input_ids" else 0
+        batch[name] = (
+            pad_sequence(values, batch_first=True, padding_value=value) if values[0].ndim else torch.stack(values)
+        )
     return batch
 
 
@@ -216,8 +228,12 @@ def _cached(
     experiment: Experiment, split: str, rows: Rows, compute: Callable[[Experiment, Rows], list[dict[str, Any]]]
 ) -> Samples:
     """What frozen layers compute, which is the same in every run, from a file where an earlier run has written it."""
-    described = (experiment.model, experiment.data, split, experiment.size, len(rows.labels), torch.__version__)
-    name = hashlib.sha256(repr((*described, rows.labels)).encode()).hexdigest()[:16]
+    # Whatever what they compute depends on: weights, data, and the code of libraries.
+    weights = [(path.name, path.stat().st_size, path.stat().st_mtime) for path in _weight_files(experiment)]
+    samples = [item if isinstance(item, tuple) else item.tobytes() for item in rows.items]
+    described = (experiment.model, model_path(experiment.model), MODELS[experiment.model], weights, experiment.size)
+    versions = [version(package) for package in ("torch", "transformers", "pillow")]
+    name = hashlib.sha256(repr((described, versions, rows.labels, samples)).encode()).hexdigest()[:16]
     folder = Path(os.environ.get(CACHE_VARIABLE, Path.home() / ".cache" / "hf_iomt"))
     path = folder / f"{experiment.data}-{experiment.model}-{split}-{name}.pt"
     if not path.exists():
@@ -226,6 +242,11 @@ def _cached(
         torch.save(compute(experiment, rows), temporary)
         temporary.replace(path)
     return Samples(torch.load(path, weights_only=True))
+
+
+def _weight_files(experiment: Experiment) -> list[Path]:
+    """The files of weights in a local folder, none for a model of the hub."""
+    return sorted(Path(model_path(experiment.model)).glob("*.safetensors"))
 
 
 def _device() -> str:
@@ -265,7 +286,11 @@ def _hidden_states(experiment: Experiment, rows: Rows) -> list[dict[str, Any]]:
     with torch.no_grad():
         for start in range(0, len(items), 32):
             part = items[start : start + 32]
-            inputs = {name: value.to(_device()) for name, value in _collate(part).items() if name != "labels"}
+            inputs = {
+                name: value.to(_device())
+                for name, value in collate(part, _tokenizer(experiment).pad_token_id).items()
+                if name != "labels"
+            }
             states = model(**inputs, output_hidden_states=True).hidden_states[layers].cpu()
             for item, state in zip(part, states, strict=True):
                 length = len(item["input_ids"])

@@ -17,7 +17,7 @@ EXPERIMENTS = [item for tier in TIERS for item in load_tier(tier)]
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda item: f"{item.tier}/{item.name}")
 def test_every_experiment_names_methods_that_exist(experiment):
     names = expand(experiment.methods, experiment.tuning)
-    assert names and len({result_path(experiment.name, name, 0) for name in names}) == len(names)
+    assert names and len({result_path(experiment, name, 0) for name in names}) == len(names)
     assert not any(METHODS[name].only and METHODS[name].only != experiment.tuning for name in names)
 
 
@@ -27,7 +27,7 @@ def test_every_method_is_one_that_can_be_built():
             assert [item.name for item in parse_candidates(method.settings["candidate"])], name
         if method.kind == "iomt" and method.reason_against is None:
             IOMTTrainingArguments(output_dir="run", **method.settings)
-    assert len({result_path("x", name, 0) for name in METHODS}) == len(METHODS)
+    assert len({result_path(EXPERIMENTS[0], name, 0) for name in METHODS}) == len(METHODS)
 
 
 def test_every_contender_is_among_the_methods():

@@ -51,6 +51,8 @@ def test_differences_are_paired_by_seed():
     assert (mean, low, high) == pytest.approx((1.0, 0.0, 2.0))
     assert math.isnan(paired_difference({0: 1.0, 1: 1.0}, {0: 0.0, 1: 0.0})[1])
     assert paired_difference({0: 1.0}, {1: 1.0}) is None
+    # A run that has diverged is not left out.
+    assert all(map(math.isnan, paired_difference({0: 1.0, 1: math.nan}, {0: 0.0, 1: 0.0})))
     assert math.isnan(values({0: run(0.1, test=None)}, "test", "accuracy")[0])
 
 
@@ -94,5 +96,6 @@ def test_a_search_is_on_the_clock_of_all_its_runs():
     ]
     found = summed(runs[1], runs)
     assert found["candidate"] == "b" and found["steps"] == 30
-    assert found["seconds"]["total"] == 15.0 and found["processor_seconds"] == 12.0
-    assert found["curve"] == [{"step": 30, "seconds": 15.0, "processor_seconds": 12.0}]
+    assert found["seconds"] == {"total": 15.0, "training": 5.0, "selection": 10.0} and found["processor_seconds"] == 12
+    # Any of them could be kept.
+    assert [tuple(point.values()) for point in found["curve"]] == [(10, 5, 4), (20, 10, 8), (30, 15, 12)]

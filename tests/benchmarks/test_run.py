@@ -36,7 +36,7 @@ def results(tmp_path_factory):
 
 
 def test_results_hold_what_a_reader_needs(results):
-    runs = read_results(results)
+    runs = read_results(results, "smoke")
     assert len(runs) == 2 * len(METHODS)
     for run in runs:
         assert run["steps"] == 30 and [point["step"] for point in run["curve"]] == [10, 20, 30]
@@ -57,6 +57,13 @@ def test_finished_results_are_not_run_again(results, capsys):
     assert {path: path.stat().st_mtime_ns for path in results.rglob("*.json")} == before
     main(["--methods", *METHODS, "iomt grid, random", "--seeds", "1", "--results", str(results), "--list"])
     assert capsys.readouterr().out == "digits_smoke: iomt grid, random, seed 1\n"
+    # One of another configuration is no result of this one.
+    path = next(results.glob("runs/smoke/*/adam_lr_0.001-0.json"))
+    whole = path.read_text()
+    path.write_text(whole.replace('"batch_size": 16', '"batch_size": 8'))
+    main(["--methods", *METHODS, "--results", str(results), "--list"])
+    path.write_text(whole)
+    assert capsys.readouterr().out == "digits_smoke: adam:lr=0.001, seed 0\n"
 
 
 def test_a_killed_sweep_goes_on_and_ends_the_same(results, tmp_path):
@@ -72,29 +79,29 @@ def test_a_killed_sweep_goes_on_and_ends_the_same(results, tmp_path):
     sweep.wait()
     assert 2 <= len(list(tmp_path.rglob("*.json"))) < 2 * len(METHODS)
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
-    assert what_was_decided(read_results(tmp_path)) == what_was_decided(read_results(results))
+    assert what_was_decided(read_results(tmp_path, "smoke")) == what_was_decided(read_results(results, "smoke"))
 
 
 def test_a_failed_run_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
     # A file where a folder should be.
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "digits_smoke").write_text("")
+    (tmp_path / "runs" / "smoke").mkdir(parents=True)
+    (tmp_path / "runs" / "smoke" / "digits_smoke").write_text("")
     with pytest.raises(SystemExit, match="2 of 2 runs failed"):
         main(["--methods", "adam:lr=0.001", "adam:lr=0.1", "--seeds", "0", "--results", str(tmp_path)])
     assert capsys.readouterr().out.count("failed") == 2
 
 
 def test_tables_and_figures_come_from_the_results(results, tmp_path, capsys):
-    summarize(["--results", str(results)])
+    summarize(["--results", str(results), "--tier", "smoke"])
     summary = (results / "summary.md").read_text()
-    first = json.loads(next(results.glob("runs/*/iomt_default-0.json")).read_text())
-    second = json.loads(next(results.glob("runs/*/iomt_default-1.json")).read_text())
+    first = json.loads(next(results.glob("runs/*/*/iomt_default-0.json")).read_text())
+    second = json.loads(next(results.glob("runs/*/*/iomt_default-1.json")).read_text())
     mean = 50 * (first["test"]["accuracy"] + second["test"]["accuracy"])
     assert f"| IOMT, nothing set |  | 2 | {mean:.2f} ± " in summary
     for name in ("profile", "learning_rates", "figures/digits_smoke"):
         assert (results / f"{name}.png").stat().st_size > 10_000
     capsys.readouterr()
-    summarize(["--results", str(results), "--only", "table1"])
+    summarize(["--results", str(results), "--tier", "smoke", "--only", "table1"])
     assert capsys.readouterr().out.startswith("| method |")
     with pytest.raises(SystemExit):
         summarize(["--results", str(tmp_path)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import tiny
 import torch
@@ -12,7 +14,7 @@ from benchmarks.methods import METHODS, Method, peer, single
 from benchmarks.peers import PEERS
 from benchmarks.search import search
 from benchmarks.training import make_trainer, train_once
-from benchmarks.tuning import Task, _collate, build_task, classification_metrics
+from benchmarks.tuning import Task, build_task, classification_metrics, collate
 
 (SMOKE,) = load_tier("smoke")
 
@@ -66,11 +68,58 @@ def test_schedules(tmp_path, method, expected):
     assert rates.found == pytest.approx([expected(step) for step in range(30)])
 
 
+def test_weight_decay_is_that_of_the_candidate(tmp_path):
+    method = single("sgd:lr=0.1,weight_decay=0.01")
+    trainer = make_trainer(build_task(SMOKE, 0), SMOKE, method, 0, str(tmp_path))
+    trainer.train()
+    assert {group["weight_decay"] for group in trainer.optimizer.param_groups} == {0.01, 0.0}
+
+
+@pytest.mark.parametrize("name", ["iomt paper", "iomt grid, cyclical", "adam:lr=0.1"])
+def test_all_methods_of_a_seed_see_the_same_batches(tmp_path, name):
+    seen = []
+    for method in (METHODS["sgdm:lr=0.1"], METHODS[name]):
+        task, found = build_task(SMOKE, seed=3), []
+
+        def note(module, args, kwargs, found=found):
+            # Evaluations and probes are others.
+            if module.training:
+                found.append(kwargs["pixel_values"].sum().item())
+
+        task.model.register_forward_pre_hook(note, with_kwargs=True)
+        make_trainer(task, SMOKE, method, 3, str(tmp_path)).train()
+        seen.append(found)
+    assert len(seen[0]) == 30 and seen[0] == seen[1]
+
+
+def test_a_run_that_ends_between_evaluations_has_its_end_in_the_curve():
+    found = train_once(build_task(SMOKE, 0), SMOKE, METHODS["adam:lr=0.1"], seed=0, steps=31)
+    assert [point["step"] for point in found["curve"]] == [10, 20, 30, 31]
+    assert found["curve"][-1]["accuracy"] == found["validation"]["accuracy"]
+
+
+def test_evaluations_are_not_on_the_clock():
+    task = build_task(SMOKE, 0)
+    slow = task.compute_metrics
+
+    def slower(prediction):
+        time.sleep(0.5)
+        return slow(prediction)
+
+    task.compute_metrics = slower
+    start = time.perf_counter()
+    found = train_once(task, SMOKE, METHODS["adam:lr=0.1"], seed=0)
+    # Three evaluations in training and three afterwards.
+    assert time.perf_counter() - start > 3 > 1.4 > found["seconds"]["total"]
+
+
 def test_greedy_stays_within_its_bounds(tmp_path):
     rates = Rates()
     method = single("adamw:lr=0.001,weight_decay=0", schedule="greedy")
     make_trainer(build_task(SMOKE, 0), SMOKE, method, 0, str(tmp_path), [rates]).train()
-    assert all(1e-5 <= rate <= 1e-2 for rate in rates.found) and rates.found[0] == 0.001
+    assert all(1e-5 <= rate <= 1e-2 for rate in rates.found)
+    # It has moved.
+    assert rates.found[0] == 0.001 != rates.found[-1]
 
 
 LORA = Experiment("lora", "smoke", "digits", "small_cnn", "lora", (), batch_size=4, size=8, steps=12, evaluations=2)
@@ -81,7 +130,7 @@ def test_peers_learn(name):
     package = {"prodigy": "prodigyopt", "lora_rite": "pytorch_optimizer"}.get(name, "peft")
     pytest.importorskip("schedulefree" if name.startswith("schedule_free") else package)
     data = tiny.Texts(40)
-    task = Task(tiny.lora(), data, data, data, _collate, classification_metrics)
+    task = Task(tiny.lora(), data, data, data, collate, classification_metrics)
     before = tiny.values(task.model)
     method = peer(name, 1.0 if name == "prodigy" else 0.01, schedule="constant")
     found = train_once(task, LORA, method, seed=0)
@@ -94,7 +143,7 @@ def test_peers_learn(name):
 def test_an_unequal_rate_for_the_rest_follows_the_schedule(tmp_path):
     pytest.importorskip("pytorch_optimizer")
     data = tiny.Texts(40)
-    task = Task(tiny.lora(), data, data, data, _collate, classification_metrics)
+    task = Task(tiny.lora(), data, data, data, collate, classification_metrics)
     trainer = make_trainer(task, LORA, peer("lora_rite", 0.01, schedule="linear"), 0, str(tmp_path))
     trainer.train()
     parts = trainer.optimizer.optimizer.parts

@@ -52,7 +52,7 @@ def experiment(**settings):
 
 
 def batch_of(samples):
-    return tuning._collate([samples[index] for index in range(len(samples))])
+    return tuning.collate([samples[index] for index in range(len(samples))])
 
 
 def test_features_are_what_the_frozen_backbone_gives_the_head(files):
@@ -125,6 +125,15 @@ def test_batch_normalisation_stays_as_it_was():
     freeze_batch_norm(model)
     model.train()(torch.randn(4, 3, 2, 2) + 5)
     assert float(model[0].running_mean.abs().max()) == 0 and model[0].weight.requires_grad
+
+
+def test_padding_is_what_the_model_takes_for_padding():
+    rows = [
+        {"input_ids": torch.tensor([5, 6]), "attention_mask": torch.ones(2)},
+        {"input_ids": torch.tensor([7]), "attention_mask": torch.ones(1)},
+    ]
+    batch = tuning.collate(rows, padding=2)
+    assert batch["input_ids"].tolist() == [[5, 6], [7, 2]] and batch["attention_mask"].tolist() == [[1, 1], [1, 0]]
 
 
 def test_metrics_count_what_is_predicted():
