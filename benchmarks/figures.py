@@ -37,6 +37,7 @@ _ROLE_COLOURS = {
 _SCALE = {"accuracy": 100.0, "f1": 100.0, "perplexity": 1.0}
 _UNITS = {"accuracy": "test accuracy, %", "f1": "test F1, %", "perplexity": "test perplexity (lower is better)"}
 # In the profile: those who tune nothing, and what a user would tune.
+_LEAST_TASKS = 3
 _IN_PROFILE = (
     "IOMT, nothing set",
     "IOMT, the paper's 15 candidates",
@@ -126,12 +127,18 @@ def draw_learning_rates(experiments: Mapping[str, Runs], path: Path) -> None:
     save(figure, path)
 
 
-def draw_profile(times: Mapping[str, Mapping[str, float]], path: Path) -> None:
-    """Share of the tasks, of those that all were run on, on which one is at most so much slower than the fastest."""
+def draw_profile(times: Mapping[str, Mapping[str, float]], path: Path) -> bool:
+    """
+    Share of the tasks, of those that all were run on, on which one is at most so much slower than the fastest.
+
+    With too few such tasks it would tell nothing: it is not drawn then, and `False` is returned.
+    """
     chosen = {title: times[title] for title in _IN_PROFILE if title in times}
     common = set.intersection(*(set(found) for found in chosen.values())) if chosen else set()
+    if len(common) < _LEAST_TASKS:
+        return False
     profile = performance_profile(
-        {title: {task: found[task] for task in sorted(common)} for title, found in chosen.items()} if common else {}
+        {title: {task: found[task] for task in sorted(common)} for title, found in chosen.items()}
     )
     figure, axes = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
     colours = (RED, PINK, BLUE, BLACK, SKY, GREEN, ORANGE)
@@ -142,6 +149,6 @@ def draw_profile(times: Mapping[str, Mapping[str, float]], path: Path) -> None:
     axes.set_ylabel("tasks, %")
     axes.set_ylim(-3, 103)
     axes.grid(alpha=0.3)
-    if profile:
-        axes.legend(fontsize=8)
+    axes.legend(fontsize=8)
     save(figure, path)
+    return True

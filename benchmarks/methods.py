@@ -151,7 +151,8 @@ _SPACES = {
     "iomt paper, wide": iomt(preset="paper", candidates="paper_wide"),
 }
 _CASE = {
-    name: iomt(candidates="sgdm:lr=0.01|0.001; sgd:lr=0.01|0.001", **settings)
+    # Short cycles: the run is.
+    name: iomt(candidates="sgdm:lr=0.01|0.001; sgd:lr=0.01|0.001", switch_steps=5, **settings)
     for name, settings in {"iomt sgd or sgdm": {}, "iomt paper, sgd or sgdm": {"preset": "paper"}}.items()
 }
 

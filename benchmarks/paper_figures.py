@@ -119,6 +119,8 @@ def figure_9(experiments: Mapping[str, Runs], path: Path) -> bool:
                 alpha=0.45 if rest.startswith("0.01") else 0.2,
                 linewidth=0,
             )
+            # A tick where a cycle ends.
+            panel.axvline(record["last_step"], 0, 0.03, color=BLACK, linewidth=0.8)
             if record["phase"] == "race":
                 panel.axvspan(record["first_step"] - 1, record["last_step"], fill=False, hatch="///", linewidth=0)
         for name, style in (("sgdm:lr=0.01", "-"), ("sgd:lr=0.01", "--"), ("sgdm:lr=0.001", "-."), (case, "-")):

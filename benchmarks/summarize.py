@@ -28,7 +28,7 @@ _NOTE = "Written by `python -m benchmarks summarize`; do not edit."
 def summarize(experiments: Mapping[str, Runs], folder: Path) -> None:
     """Write `summary.md`, `paper.md` and the figures that they show."""
     times = times_to_target(experiments, CONTENDERS)
-    draw_profile(times, folder / "profile.png")
+    profile = draw_profile(times, folder / "profile.png")
     draw_learning_rates(experiments, folder / "learning_rates.png")
     parts = [
         "# Results",
@@ -45,7 +45,7 @@ def summarize(experiments: Mapping[str, Runs], folder: Path) -> None:
         leads(experiments),
         "## Time to target",
         time_ratios(times),
-        "![performance profile](profile.png)",
+        *(["![performance profile](profile.png)"] if profile else []),
         "## Over the learning rate",
         "![test metric over the learning rate](learning_rates.png)",
     ]
