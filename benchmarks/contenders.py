@@ -39,9 +39,8 @@ def _starting(prefix: str) -> tuple[str, ...]:
 
 
 def _family(name: str) -> tuple[str, ...]:
-    return tuple(
-        item for item in GROUPS["singles"] + GROUPS["hybrids"] + GROUPS["grid"] if item.startswith(f"{name}:")
-    )
+    names = dict.fromkeys([*GROUPS["singles"], *GROUPS["hybrids"], *GROUPS["grid"]])
+    return tuple(item for item in names if item.startswith(f"{name}:"))
 
 
 def _scheduled(title: str) -> tuple[str, ...]:

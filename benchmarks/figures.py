@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib
 
 from .contenders import CONTENDERS, DEFAULT, FAMILIES, Contender
-from .protocol import PROFILE_RATIOS, Runs, metric_of, performance_profile, values
+from .protocol import PROFILE_RATIOS, SCALE, Runs, metric_of, performance_profile, values
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -34,7 +34,6 @@ _ROLE_COLOURS = {
     "search": ORANGE,
     "control": "#777777",
 }
-_SCALE = {"accuracy": 100.0, "f1": 100.0, "perplexity": 1.0}
 _UNITS = {"accuracy": "test accuracy, %", "f1": "test F1, %", "perplexity": "test perplexity (lower is better)"}
 # In the profile: those who tune nothing, and what a user would tune.
 _LEAST_TASKS = 3
@@ -67,7 +66,7 @@ def draw_comparison(name: str, runs: Runs, path: Path) -> None:
     figure, axes = plt.subplots(figsize=(8, 0.3 * len(rows) + 1.1), layout="constrained")
     for height, (contender, found) in enumerate(reversed(rows)):
         colour = _ROLE_COLOURS[contender.role]
-        scaled = [_SCALE[metric] * value for value in found.values() if math.isfinite(value)]
+        scaled = [SCALE[metric] * value for value in found.values() if math.isfinite(value)]
         if not scaled:
             continue
         axes.plot(scaled, [height] * len(scaled), "o", color=colour, alpha=0.55, markersize=5)
@@ -107,12 +106,12 @@ def draw_learning_rates(experiments: Mapping[str, Runs], path: Path) -> None:
                 found = [item for item in values(runs[method], "test", metric).values() if math.isfinite(item)]
                 if found:
                     rate = float(method.partition("lr=")[2].partition(",")[0])
-                    points.append((rate, _SCALE[metric] * statistics.mean(found)))
+                    points.append((rate, SCALE[metric] * statistics.mean(found)))
             if points:
                 panel.plot(*zip(*sorted(points), strict=True), color=colour, marker=marker, label=family)
         default = runs.get(DEFAULT.methods[0])
         if default:
-            mean = _SCALE[metric] * statistics.mean(values(default, "test", metric).values())
+            mean = SCALE[metric] * statistics.mean(values(default, "test", metric).values())
             panel.axhline(mean, color=RED, linewidth=2, label=DEFAULT.title)
         if panel.lines:
             panel.set_xscale("log")

@@ -15,6 +15,8 @@ Run = Mapping[str, Any]
 # Runs of one experiment by method and seed.
 Runs = Mapping[str, Mapping[int, Run]]
 
+# What numbers are shown in: per cent, but for perplexity.
+SCALE = {"accuracy": 100.0, "f1": 100.0, "perplexity": 1.0}
 _RESAMPLES = 10_000
 # Ratios of times up to which a performance profile is drawn, as AlgoPerf's.
 PROFILE_RATIOS = np.linspace(1.0, 4.0, 61)

@@ -7,10 +7,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 from .contenders import CONTENDERS, DEFAULT, FAMILIES, SINGLES, Contender
-from .protocol import Runs, find_target, median_time, metric_of, paired_difference, tuned, values
-
-# In per cent, but for perplexity.
-_SCALE = {"accuracy": 100.0, "f1": 100.0, "perplexity": 1.0}
+from .protocol import SCALE, Runs, find_target, median_time, metric_of, paired_difference, tuned, values
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -21,7 +18,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def spread(numbers: Mapping[int, float], metric: str) -> str:
     """Mean ± standard deviation over the seeds."""
-    scaled = [_SCALE[metric] * number for number in numbers.values()]
+    scaled = [SCALE[metric] * number for number in numbers.values()]
     if not all(map(math.isfinite, scaled)):
         return "diverged"
     deviation = f" ± {statistics.stdev(scaled):.2f}" if len(scaled) > 1 else ""
@@ -34,7 +31,7 @@ def difference(ones: Mapping[int, float], others: Mapping[int, float], metric: s
     if found is None:
         return "–"
     sign = -1.0 if metric == "perplexity" else 1.0
-    mean, *ends = (sign * _SCALE[metric] * number for number in found)
+    mean, *ends = (sign * SCALE[metric] * number for number in found)
     low, high = sorted(ends) if all(map(math.isfinite, ends)) else (math.nan, math.nan)
     if math.isnan(mean):
         return "diverged"

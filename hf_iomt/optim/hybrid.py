@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
 
-class HybridOptimizer(torch.optim.Optimizer):
+class HybridOptimizer(torch.optim.Optimizer, ABC):
     """
     Base of [`SWATS`], [`Padam`] and [`AdaBound`].
 
@@ -24,9 +25,6 @@ class HybridOptimizer(torch.optim.Optimizer):
     Raises:
         ValueError: A hyperparameter of a group is out of its range.
     """
-
-    def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
-        super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group, as for any torch optimizer."""
@@ -83,8 +81,9 @@ class HybridOptimizer(torch.optim.Optimizer):
         for group, parameter, gradient in self._gradients():
             self._update_parameter(group, parameter, gradient)
 
+    @abstractmethod
     def _update_parameter(self, group: dict[str, Any], parameter: torch.Tensor, gradient: torch.Tensor) -> None:
-        raise NotImplementedError
+        """Make the step of one parameter."""
 
     def _gradients(self) -> Iterator[tuple[dict[str, Any], torch.Tensor, torch.Tensor]]:
         """Groups, parameters and gradients with weight decay, in the type of the slots."""
