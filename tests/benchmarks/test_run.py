@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks.run import main, read_results
 from benchmarks.summarize import main as summarize
+from hf_iomt.json_files import write_json
 
 ROOT = Path(__file__).parent.parent.parent
 # What a clock, a memory or the number of the call has a say in.
@@ -98,11 +99,23 @@ def test_tables_and_figures_come_from_the_results(results, tmp_path, capsys):
     second = json.loads(next(results.glob("runs/*/*/iomt_default-1.json")).read_text())
     mean = 50 * (first["test"]["accuracy"] + second["test"]["accuracy"])
     assert f"| IOMT, nothing set |  | 2 | {mean:.2f} ± " in summary
-    for name in ("profile", "learning_rates", "figures/digits_smoke"):
+    for name in ("learning_rates", "figures/digits_smoke"):
         assert (results / f"{name}.png").stat().st_size > 10_000
+    # One task is too few for a performance profile.
+    assert not (results / "profile.png").exists() and "performance profile" not in summary
     capsys.readouterr()
     summarize(["--results", str(results), "--tier", "smoke", "--only", "table1"])
     assert capsys.readouterr().out.startswith("| method |")
     with pytest.raises(SystemExit):
         summarize(["--results", str(tmp_path)])
     assert "there are no results" in capsys.readouterr().err
+
+
+def test_three_tasks_have_a_performance_profile(results, tmp_path):
+    for run in read_results(results, "smoke"):
+        for task in ("one", "two", "three"):
+            path = tmp_path / "runs" / "smoke" / task / f"{run['method'].replace(' ', '_')}-{run['seed']}.json"
+            write_json({**run, "experiment": task}, path)
+    summarize(["--results", str(tmp_path), "--tier", "smoke"])
+    assert "![performance profile](profile.png)" in (tmp_path / "summary.md").read_text()
+    assert (tmp_path / "profile.png").stat().st_size > 10_000
