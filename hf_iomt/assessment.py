@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.data import Subset
 
 from .generators import preserved_generators
-from .probe import is_stream
+from .samples import is_stream
 from .running_metrics import kept_metrics
 from .source_head import CheckpointHead
 from .transferability import (

@@ -2,34 +2,49 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import torch
 from torch import nn
 
-from .optim import PRESETS, Candidate, parse_candidates
+from .optim import PRESETS, Candidate, parse_candidates, scale_rates
 
-logger = logging.getLogger(__name__)
+# Learning rates of AdamW that are usual for what is trained: what the unit stands for without a range test.
+_NOMINAL_UNITS = {"lora": 1e-3, "head": 3e-3, "full": 5e-5}
 
 
-def resolve_candidates(text: str, model: nn.Module, find: Any) -> list[Candidate]:
+def candidate_text(args: Any) -> str:
+    """The candidate list of some arguments, with presets replaced by what they stand for."""
+    text = str(args.iomt_candidates)
+    return PRESETS.get(text, text)
+
+
+def resolve_candidates(args: Any, model: nn.Module, find: Any, unit: float | None = None) -> list[Candidate]:
     """
-    Expand the name of a preset, or `auto`, to candidates.
+    The candidates of a trainer's arguments.
 
-    `auto` is `lora` where adapters of PEFT train, `head` where less than a tenth of the parameters trains, else
-    `full`.
+    Args:
+        args ([`IOMTTrainingArguments`]): Name the list.
+        model (`nn.Module`): What is trained.
+        find (`Callable`): Look-up of families.
+        unit (`float`, *optional*): What relative learning rates are multiples of; the usual learning rate for what is
+            trained if left out.
     """
-    if text == "auto":
-        trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-        numbers = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
-        total = sum(parameter.numel() for parameter in model.parameters())
-        if any("lora_" in name for name in trainable):
-            text = "lora"
-        else:
-            text = "head" if sum(numbers) < 0.1 * total else "full"
-        logger.info("iomt_candidates='auto' stands for the preset %r.", text)
-    return parse_candidates(PRESETS.get(text, text), find)
+    return parse_candidates(scale_rates(candidate_text(args), unit or nominal_unit(model)), find)
+
+
+def nominal_unit(model: nn.Module) -> float:
+    """A usual learning rate of AdamW for what is trainable, see `kind_of_tuning`."""
+    return _NOMINAL_UNITS[kind_of_tuning(model)]
+
+
+def kind_of_tuning(model: nn.Module) -> str:
+    """`lora` where adapters of PEFT train, `head` where less than a tenth of the parameters trains, else `full`."""
+    trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if any("lora_" in name for name in trainable):
+        return "lora"
+    numbers = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
+    return "head" if sum(numbers) < 0.1 * sum(parameter.numel() for parameter in model.parameters()) else "full"
 
 
 def check_trainable(model: nn.Module) -> None:

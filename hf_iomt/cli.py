@@ -76,7 +76,7 @@ def _demo(output_dir: str, seed: int, steps: int) -> int:
 
 
 def _candidates(text: str | None) -> int:
-    from .optim import PRESETS, get_family, list_families, parse_candidates
+    from .optim import PRESETS, get_family, has_relative_rates, list_families, parse_candidates, scale_rates
 
     if text is None:
         print("Families, with the hyperparameters that a candidate can set:")
@@ -84,22 +84,22 @@ def _candidates(text: str | None) -> int:
             print(f"  {name:<12}{', '.join(get_family(name).hyperparameters)}")
         print("\nPresets:")
         for name, preset in PRESETS.items():
-            print(f"  {name:<12}{len(parse_candidates(preset))} candidates: {preset}")
-        print(f"  {'auto':<12}lora, head or full, by what is trainable in the model")
+            print(f"  {name:<12}{len(parse_candidates(scale_rates(preset, 1.0)))} candidates: {preset}")
+        print(
+            "\nLearning rates such as 3x are multiples of the one that a range test finds for AdamW before training."
+        )
         return 0
     text = text.strip()
-    if text == "auto":
-        return _fail(
-            "candidates",
-            "'auto' depends on what is trainable in the model. It stands for lora, head or full: name one of them.",
-        )
+    expanded = PRESETS.get(text, text)
     try:
-        candidates = parse_candidates(PRESETS.get(text, text), _find_family)
+        candidates = parse_candidates(scale_rates(expanded, 1.0), _find_family)
     except ValueError as error:
         # What has no colon may be a misspelt preset.
         return _fail("candidates", error if ":" in text else f"{error} Presets: {', '.join(PRESETS)}.")
     for candidate in candidates:
         print(candidate.name)
+    if has_relative_rates(expanded):
+        print("Relative learning rates are shown for x = 1; a range test finds x before training.", file=sys.stderr)
     return 0
 
 

@@ -79,6 +79,7 @@ def memory_need(
     optimizer: InterleavedOptimizer,
     settings: InterleavingSettings,
     race: RacePlan | None = None,
+    tested: bool = False,
 ) -> MemoryNeed:
     """
     What a run needs at most, whoever wins the race.
@@ -86,6 +87,7 @@ def memory_need(
     With P for a copy of the trainable parameters (and running statistics), S for the state of an entrant or family
     and A for a running mean (P, or twice that of 16-bit parameters), the peaks are
 
+    - range test: 2P + gradients + the two moments of AdamW;
     - race: 2P + A + Σ (P + S) over all entrants; P + gradients + S + A of it in use;
     - cycles: P + gradients + Σ S over the families, + P for rollback, + P for patience, + A for scores by the probe.
 
@@ -94,6 +96,7 @@ def memory_need(
         optimizer ([`~optim.InterleavedOptimizer`]): Gives the candidates.
         settings ([`InterleavingSettings`]): How cycles are scored and undone.
         race ([`RacePlan`], *optional*): The race, if there is one.
+        tested (`bool`, *optional*, defaults to `False`): Whether a range test comes before it.
     """
     trained = [tensor for tensor in tensors if tensor.requires_grad]
     copy, gradients = sum(map(_bytes, tensors)), sum(map(_bytes, trained))
@@ -105,7 +108,7 @@ def memory_need(
     )
     states = [round(gradients * size) for size in _state_sizes(optimizer, trained[0])]
     # In use and kept, moment by moment.
-    moments: list[tuple[int, int]] = []
+    moments: list[tuple[int, int]] = [(copy + 3 * gradients, copy)] if tested else []
     if race is not None:
         kept = copy
         for entrant in race.entrants:

@@ -24,6 +24,7 @@ from .checkpoint_timing import CheckpointTimingMixin
 from .cycle_plan import plan_cycles
 from .interleaving import Interleaving
 from .json_files import write_json
+from .learning_rate import LearningRateMixin
 from .memory import memory_need, report_memory
 from .optim import InterleavedOptimizer, Place, Storage, trainable_tensors
 from .probe import Probe
@@ -52,7 +53,7 @@ else:
     _Base = object
 
 
-class IOMTTrainerMixin(AttemptsMixin, CheckpointTimingMixin, SearchMixin, _Base):
+class IOMTTrainerMixin(LearningRateMixin, AttemptsMixin, CheckpointTimingMixin, SearchMixin, _Base):
     """
     Makes a Trainer interleave optimizers: `class MyTrainer(IOMTTrainerMixin, SomeTrainer)`.
 
@@ -150,7 +151,7 @@ class IOMTTrainerMixin(AttemptsMixin, CheckpointTimingMixin, SearchMixin, _Base)
             self.optimizer_cls_and_kwargs = (
                 InterleavedOptimizer,
                 {
-                    "candidates": resolve_candidates(str(self.args.iomt_candidates), target, find),
+                    "candidates": resolve_candidates(self.args, target, find),
                     "idle_state": self.args.iomt_idle_state,
                     "find_family": find,
                     "storage": Storage(cast(Place, self.args.iomt_offload), self.args.output_dir),
@@ -277,10 +278,13 @@ class IOMTTrainerMixin(AttemptsMixin, CheckpointTimingMixin, SearchMixin, _Base)
             samples = args.iomt_probe_samples or race.probe_samples(max_steps * per_step)
             race_probe = Probe(self, samples, _RACE_GROUPS)
         transferability = self._find_transferability(per_step)
+        if restored is None:
+            self.scale_candidates(optimizer)
         model = self.trained_module()
         if self.is_fsdp_enabled:
             reshard(model)
-        report_memory(memory_need(trainable_tensors(model), optimizer, settings, race), optimizer.storage)
+        need = memory_need(trainable_tensors(model), optimizer, settings, race, self.range_test is not None)
+        report_memory(need, optimizer.storage)
         named = dict(model.named_parameters())
         selected = select_parameters(named.items(), args.iomt_state_parameters)
         self.interleaving = Interleaving(
@@ -356,6 +360,7 @@ class IOMTTrainerMixin(AttemptsMixin, CheckpointTimingMixin, SearchMixin, _Base)
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         self._save_transferability(output_dir)
+        self.save_range_test(output_dir)
         if self.interleaving is not None:
             # Ranks take part in it.
             state, part = self.interleaving.state_dict(), state_part(self)
@@ -369,6 +374,7 @@ class IOMTTrainerMixin(AttemptsMixin, CheckpointTimingMixin, SearchMixin, _Base)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
+            self.read_range_test(checkpoint, self.interleaved_optimizer)
             self._restored = load_state(checkpoint, self._description(), state_part(self))
             if self._restored is not None and self.is_fsdp_enabled:
                 self._restored = unpack(self._restored, cast(nn.Module, self.model).parameters())

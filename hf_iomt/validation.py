@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import SchedulerType
 from transformers.utils.generic import ExplicitEnum
 
-from .optim import PRESETS, Candidate, format_candidates, parse_candidates
+from .optim import PRESETS, Candidate, format_candidates, parse_candidates, scale_rates
 from .trainer_families import find_family
 from .transferability import DISTRIBUTION_METRICS
 
@@ -112,13 +112,14 @@ def check_candidates(args: Any) -> None:
     if not isinstance(value, (str, Sequence)) or isinstance(value, (bytes, Mapping, Candidate)):
         raise ValueError(f"`iomt_candidates` must be a string or a list, but got {value!r}.")
     args.iomt_candidates = format_candidates(value)
-    if args.iomt_candidates != "auto" and args.iomt_candidates not in PRESETS:
+    if args.iomt_candidates not in PRESETS:
         try:
-            parse_candidates(args.iomt_candidates, find_family(args))
+            # Any unit will do.
+            parse_candidates(scale_rates(args.iomt_candidates, 1e-3), find_family(args))
         except ValueError as error:
             raise ValueError(
                 f"Cannot use `iomt_candidates={args.iomt_candidates!r}`. {error} "
-                f"The name of a preset is allowed too: auto, {', '.join(PRESETS)}."
+                f"The name of a preset is allowed too: {', '.join(PRESETS)}."
             ) from None
 
 

@@ -94,16 +94,23 @@ def test_candidates_expands_one_a_line(text, names, capsys):
     assert capsys.readouterr().out.splitlines() == names
 
 
+def test_relative_rates_are_shown_for_a_unit_of_1(capsys):
+    assert main(["candidates", "auto"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[:3] == ["adamw:lr=1", "adamw:lr=3", "adamw:lr=0.3"]
+    assert "a range test finds x before training" in printed.err
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "The candidate list is empty. Write family:key=value|value,key=value"),
         ("lroa", "Cannot read 'lroa' in the candidate list."),
-        ("lroa", "Presets: paper, paper_wide, lora, head, full."),
+        ("lroa", "Presets: auto, paper, paper_wide, lora, head, full."),
         ("adamm:lr=1", "Unknown optimizer family 'adamm'. Known families: sgd,"),
         ("adam:lr=-1", "`lr > 0` must hold, but got lr=-1 for the family 'adam'."),
         ("adam:momentum=0.9", "Unknown hyperparameter 'momentum' for the family 'adam'. It can set: lr,"),
-        ("auto", "It stands for lora, head or full: name one of them."),
+        ("adamw:lr=ax", "Cannot read the learning rate 'ax': write a number before the x, as in lr=3x."),
     ],
 )
 def test_candidates_explains_what_it_cannot_read(text, message, capsys):

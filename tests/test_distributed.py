@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from hf_iomt.backends import refuse_unsupported_backends
-from hf_iomt.probe import Probe
+from hf_iomt.samples import _own
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 ACCELERATE = ["-m", "accelerate.commands.launch", "--num_processes=2", "--num_machines=1", "--mixed_precision=no"]
@@ -121,10 +121,9 @@ def test_sharded_parameters_decide_as_whole_ones(tmp_path):
 def test_processes_measure_parts_of_the_same_probe(samples, groups, processes):
     parts = []
     for rank in range(processes):
-        args = SimpleNamespace(world_size=processes, process_index=rank)
-        probe = Probe(SimpleNamespace(args=args), samples, groups)
+        trainer = SimpleNamespace(args=SimpleNamespace(world_size=processes, process_index=rank))
         size = -(-samples // groups)
-        parts.append([probe._own(np.arange(samples)[start : start + size]) for start in range(0, samples, size)])
+        parts.append([_own(trainer, np.arange(samples)[start : start + size]) for start in range(0, samples, size)])
     for group in zip(*parts, strict=True):
         assert len({len(part) for part in group}) == 1
     assert {row for part in parts for group in part for row in group} == set(range(samples))

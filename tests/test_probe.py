@@ -11,7 +11,8 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 
-from hf_iomt.probe import Probe, _split
+from hf_iomt.probe import Probe
+from hf_iomt.samples import _split
 
 
 class Normalised(nn.Module):

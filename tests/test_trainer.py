@@ -269,15 +269,6 @@ class TestModels:
         check_history(trainer, 40)
         assert loss_of(trainer.model, texts) < before
 
-    @pytest.mark.parametrize("kind", ["lora", "head", "full"])
-    def test_auto_looks_at_what_is_trainable(self, tmp_path, kind):
-        model = tiny.lora() if kind == "lora" else tiny.bert()
-        if kind == "head":
-            model.bert.requires_grad_(False)
-        trainer = make(tmp_path, model, max_steps=1)
-        trainer.create_optimizer()
-        assert list(trainer.interleaved_optimizer.candidates) == parse_candidates(PRESETS[kind])
-
     def test_weight_decay_spares_biases_and_normalisations(self, tmp_path):
         trainer = make(tmp_path, iomt_candidates="sgd:lr=0.1; adamw:lr=0.01,weight_decay=0.5", weight_decay=0.25)
         trainer.create_optimizer()

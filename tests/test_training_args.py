@@ -194,7 +194,7 @@ class TestCandidates:
         assert isinstance(args.iomt_candidates, str)
         assert parse_candidates(args.iomt_candidates) == parse_candidates("sgdm:lr=0.1; adam:lr=0.001")
 
-    @pytest.mark.parametrize("name", ["auto", *PRESETS])
+    @pytest.mark.parametrize("name", PRESETS)
     def test_names_of_presets(self, name):
         assert make(iomt_candidates=name).iomt_candidates == name
 
@@ -223,6 +223,8 @@ class TestCandidates:
             ("adam:lr=0.1,capturable=true", r"Unknown hyperparameter 'capturable' for the family 'adam'"),
             ("adamw:lr=0.1,fused=true,foreach=true", r"AdamW refuses the candidate .*cannot be `True` together"),
             ("adam:lr=0.1,betas=2/3", r"Adam refuses the candidate 'adam:lr=0.1,betas=2/3': .*beta"),
+            ("adamw:lr=threex", r"Cannot read the learning rate 'threex': write a number before the x"),
+            ("adamw:lr=-1x", r"`lr > 0` must hold, but got lr=-0.001"),
             ("papre", r"Cannot read 'papre'.*Known families.*name of a preset is allowed too: auto, paper, .*full"),
             ("", r"The candidate list is empty\. Write family:key=value"),
             (" ; ", r"The candidate list is empty\. Write family:key=value"),

@@ -6,6 +6,7 @@ from .families import Family, get_family, list_families, register_family
 from .interleaved import InterleavedOptimizer
 from .padam import Padam
 from .presets import PRESETS
+from .relative_rates import has_relative_rates, scale_rates
 from .snapshot import ParameterAverage, Snapshot, count_broken, local_part, trainable_tensors
 from .storage import IN_PLACE, Kept, Place, Storage
 from .swats import SWATS
@@ -27,10 +28,12 @@ __all__ = [
     "count_broken",
     "format_candidates",
     "get_family",
+    "has_relative_rates",
     "list_families",
     "local_part",
     "make_candidate",
     "parse_candidates",
     "register_family",
+    "scale_rates",
     "trainable_tensors",
 ]

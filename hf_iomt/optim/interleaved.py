@@ -131,6 +131,11 @@ class InterleavedOptimizer(torch.optim.Optimizer):
             self._put_away(previous, idle)
         self._fetch(family)
 
+    def replace_candidates(self, candidates: Sequence[Candidate]) -> None:
+        """Other hyperparameters for as many candidates of the same families, before the first step."""
+        self.candidates = tuple(candidates)
+        self.activate(self._active)
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group, as for any torch optimizer; all families step it from now on."""
         super().add_param_group(param_group)

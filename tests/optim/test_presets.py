@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from hf_iomt.optim import PRESETS, list_families, parse_candidates
+from hf_iomt.optim import PRESETS, list_families, parse_candidates, scale_rates
 
 RATES = (0.1, 0.01, 0.001)
 DECAYS = (1e-2, 1e-3, 1e-4)
@@ -49,7 +49,7 @@ def test_paper_wide_is_appendix_d():
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_is_a_list_of_different_candidates(preset):
-    candidates = parse_candidates(PRESETS[preset])
+    candidates = parse_candidates(scale_rates(PRESETS[preset], 1.0))
     assert len(candidates) >= 2
     written = sum(
         len(list(itertools.product(*(part.split("|") for part in item.partition(":")[2].split(",")))))
@@ -61,7 +61,7 @@ def test_every_preset_is_a_list_of_different_candidates(preset):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_has_several_families(preset):
-    assert len({candidate.family for candidate in parse_candidates(PRESETS[preset])}) >= 3
+    assert len({candidate.family for candidate in parse_candidates(scale_rates(PRESETS[preset], 1.0))}) >= 3
 
 
 @pytest.mark.parametrize("preset", PRESETS)

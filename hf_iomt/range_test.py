@@ -1,0 +1,131 @@
+"""The learning-rate range test: how large the learning rates of this model, data and batch size are at all."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+RANGE_TEST_NAME = "iomt_range_test.json"
+
+# Steps for each factor of ten: where there is room for fewer than the least there is no test.
+_PER_DECADE = (4, 7)
+_HIGHEST = 1.0
+# Of the steps of the run.
+_SHARE = 0.15
+# The loss is clearly worse than its minimum so far where it has risen by this share of the start's loss ...
+_RISEN_START = 0.05
+# ... and this share of what had been gained. Twice in a row ends the test.
+_RISEN_GAIN = 0.1
+_RISES = 2
+# Training wants a rate below the one that lowers the loss most in passing, and well below the last that does no harm.
+_BELOW_LOWEST_LOSS = 5.0
+_BELOW_HARM = 20.0
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """
+    What a range test has found.
+
+    Args:
+        learning_rate (`float`): The learning rate for AdamW; the unit `x` of candidate lists.
+        rates (`list[float]`): The learning rates of the steps that were made, ascending.
+        losses (`list[float | None]`): The probe's loss before the first step and after each; `None` where it was not
+            finite. One more than `rates`.
+        seconds (`float`): How long it took.
+    """
+
+    learning_rate: float
+    rates: list[float] = field(default_factory=list)
+    losses: list[float | None] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> RangeTest | None:
+        """What was written as JSON; `None` where there is no such file, or something else in it."""
+        try:
+            found = cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+            return found if 0 < found.learning_rate <= _HIGHEST else None
+        except (OSError, ValueError, TypeError):
+            return None
+
+
+def plan_rates(lowest: float, steps: int) -> list[float]:
+    """
+    Learning rates from `lowest` to 1, by equal factors: 7 to a factor of ten, fewer where a run has few steps.
+
+    Args:
+        lowest (`float`): The first, in (0, 1).
+        steps (`int`): Steps of the whole run, of which the test takes at most 15 %.
+
+    Returns:
+        The rates, ascending; empty where there is no room for a test.
+    """
+    decades = math.log10(_HIGHEST / lowest)
+    per_decade = min(_SHARE * steps / decades, _PER_DECADE[1])
+    if per_decade < _PER_DECADE[0]:
+        return []
+    return [float(rate) for rate in np.geomspace(lowest, _HIGHEST, int(per_decade * decades))]
+
+
+def run_range_test(
+    rates: Iterable[float],
+    step: Callable[[float], None],
+    probe: Callable[[], float],
+    keep: Callable[[], None] = lambda: None,
+) -> RangeTest | None:
+    """
+    Train at rising learning rates until the loss has clearly risen twice in a row.
+
+    After Smith, *Cyclical Learning Rates for Training Neural Networks* (2017). The rate that comes out is a fifth of
+    the one with the lowest loss, or a twentieth of the last before harm where that is more: on a plateau, where
+    training from scratch and adapters begin, the lowest loss may be at any rate.
+
+    Args:
+        rates (`Iterable[float]`): Learning rates, ascending.
+        step (`Callable[[float], None]`): Makes a training step at a learning rate.
+        probe (`Callable[[], float]`): Loss on fixed samples that `step` does not train on.
+        keep (`Callable`, *optional*): Called where the loss is the lowest so far.
+
+    Returns:
+        What was found, or `None` where the loss was not finite, or risen, from the first step on.
+    """
+    tried: list[float] = []
+    losses = [probe()]
+    if not math.isfinite(losses[0]):
+        return None
+    lowest = 0
+    harmless = rises = 0
+    for rate in rates:
+        step(rate)
+        tried.append(rate)
+        losses.append(probe())
+        if _has_risen(losses[-1], losses[0], losses[lowest]):
+            rises += 1
+            if rises == _RISES:
+                break
+            continue
+        rises, harmless = 0, len(tried)
+        if losses[-1] < losses[lowest]:
+            lowest = len(tried)
+            keep()
+    if harmless == 0:
+        return None
+    # Steps of noise do not count as the lowest loss that a rate has reached.
+    best = tried[lowest - 1] if lowest else 0.0
+    unit = max(best / _BELOW_LOWEST_LOSS, tried[harmless - 1] / _BELOW_HARM)
+    return RangeTest(float(f"{unit:.2g}"), tried, [_finite(loss) for loss in losses])
+
+
+def _has_risen(loss: float, start: float, lowest: float) -> bool:
+    return not loss <= lowest + _RISEN_START * abs(start) + _RISEN_GAIN * (start - lowest)
+
+
+def _finite(loss: float) -> float | None:
+    return loss if math.isfinite(loss) else None

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+import tiny
+import torch
+from transformers import TrainerCallback
+
+from hf_iomt import IOMTTrainer, IOMTTrainingArguments
+from hf_iomt.optim import PRESETS, parse_candidates, scale_rates
+from hf_iomt.probe import Probe
+from hf_iomt.range_test import RANGE_TEST_NAME, RangeTest
+
+# The least number of steps with a range test is 126 for an adapter.
+STEPS = 130
+RELATIVE = "adamw:lr=1x|3x; sgd:lr=0.01"
+
+
+class Stop(TrainerCallback):
+    """Stops with a checkpoint after some steps."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            control.should_save = control.should_training_stop = True
+
+
+class Beginning(TrainerCallback):
+    """Keeps the parameters and the state of the global generator that the first step begins with."""
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        if state.global_step == 0:
+            self.values, self.generator = tiny.values(model), torch.get_rng_state()
+
+
+def make(path, model=None, callbacks=None, **settings):
+    settings = {"iomt_candidates": RELATIVE, "max_steps": STEPS, "iomt_transferability": "off", **settings}
+    args = IOMTTrainingArguments(**tiny.quiet(path, **settings))
+    return IOMTTrainer(model or tiny.lora(), args, train_dataset=tiny.Texts(), callbacks=callbacks)
+
+
+def names(trainer):
+    return [candidate.name for candidate in trainer.interleaved_optimizer.candidates]
+
+
+@pytest.mark.parametrize("kind, unit", [("lora", 1e-3), ("head", 3e-3), ("full", 5e-5)])
+def test_without_room_for_a_test_the_usual_rate_counts(tmp_path, kind, unit):
+    model = tiny.lora() if kind == "lora" else tiny.bert()
+    if kind == "head":
+        model.bert.requires_grad_(False)
+    trainer = make(tmp_path, model, iomt_candidates="auto", max_steps=2)
+    trainer.train()
+    assert trainer.range_test is None and not (tmp_path / RANGE_TEST_NAME).exists()
+    expected = parse_candidates(scale_rates(PRESETS["auto"], unit))
+    assert list(trainer.interleaved_optimizer.candidates) == expected
+
+
+def test_rates_are_multiples_of_what_was_found(tmp_path):
+    trainer = make(tmp_path, logging_strategy="steps", logging_steps=50)
+    trainer.train()
+    found = trainer.range_test
+    assert names(trainer) == [
+        f"adamw:lr={found.learning_rate:g}",
+        f"adamw:lr={3 * found.learning_rate:.3g}",
+        "sgd:lr=0.01",
+    ]
+    assert {record["candidate"] for record in trainer.iomt_history} <= set(names(trainer))
+    assert RangeTest.read(tmp_path / RANGE_TEST_NAME) == found
+    # A model of this size trains at rates in this range, and a scan beyond it does harm.
+    assert 1e-4 <= found.learning_rate <= 0.2 and len(found.rates) <= 0.15 * STEPS
+    logged = [entry for entry in trainer.state.log_history if "iomt/range_test/learning_rate" in entry]
+    assert [entry["step"] for entry in logged] == [0]
+
+
+def test_training_begins_at_the_best_parameters_of_the_test(tmp_path):
+    begin = Beginning()
+    model = tiny.lora()
+    before = tiny.values(model)
+    trainer = make(tmp_path, model, [begin])
+    trainer.train()
+    losses = trainer.range_test.losses
+    assert min(losses[1:]) < losses[0]
+    assert any(not torch.equal(before[name], begin.values[name]) for name in before)
+    # The model, put back to where training began, has the lowest loss on the samples of the probe.
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameter.data.copy_(begin.values[name])
+    assert float(Probe(trainer, 32)().mean()) == pytest.approx(min(losses), rel=1e-5)
+
+
+def test_it_leaves_the_generators_as_they_were(tmp_path):
+    """Dropout and the order of batches are those of a run with the rates as numbers, from the same parameters."""
+    tested, plain = Beginning(), Beginning()
+    make(tmp_path / "one", callbacks=[tested]).train()
+    make(tmp_path / "two", iomt_candidates="adamw:lr=1e-3|3e-3; sgd:lr=0.01", callbacks=[plain]).train()
+    assert torch.equal(tested.generator, plain.generator)
+
+
+def test_a_resumed_run_keeps_the_rates(tmp_path):
+    whole = make(tmp_path / "whole")
+    whole.train()
+    make(tmp_path / "part", callbacks=[Stop(70)]).train()
+    checkpoint = tmp_path / "part" / "checkpoint-70"
+    assert json.loads((checkpoint / RANGE_TEST_NAME).read_text())["learning_rate"] == whole.range_test.learning_rate
+    resumed = make(tmp_path / "part")
+    resumed.train(resume_from_checkpoint=True)
+    tiny.assert_same_outcome(tiny.outcome(whole), tiny.outcome(resumed))
+    assert names(resumed) == names(whole) and resumed.range_test.learning_rate == whole.range_test.learning_rate
+
+
+def test_training_twice_tests_twice(tmp_path):
+    trainer = make(tmp_path)
+    trainer.train()
+    first = trainer.range_test
+    trainer.train()
+    assert trainer.range_test is not first and trainer.range_test.losses[0] < first.losses[0]
+    assert names(trainer)[0] == f"adamw:lr={trainer.range_test.learning_rate:g}"
+
+
+def test_a_model_that_cannot_be_trained_keeps_the_usual_rate(tmp_path, caplog):
+    class Broken(IOMTTrainer):
+        def compute_loss(self, *args, **kwargs):
+            loss = super().compute_loss(*args, **kwargs)
+            return loss * float("nan")
+
+    args = IOMTTrainingArguments(**tiny.quiet(tmp_path, max_steps=STEPS, iomt_candidates=RELATIVE))
+    trainer = Broken(tiny.lora(), args, train_dataset=tiny.Texts())
+    with caplog.at_level(logging.WARNING, "hf_iomt"):
+        trainer.train()
+    assert "The range test found no learning rate" in caplog.text
+    assert names(trainer)[0] == "adamw:lr=0.001"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"gradient_accumulation_steps": 2},
+        {"bf16": True},
+        {"gradient_checkpointing": True},
+        {"max_grad_norm": 0.0},
+        {"iomt_race_steps": 0},
+        {"iomt_offload": "disk"},
+    ],
+    ids=str,
+)
+def test_it_works_with(tmp_path, settings):
+    trainer = make(tmp_path, **settings)
+    trainer.train()
+    assert trainer.range_test is not None and trainer.state.global_step == STEPS
+
+
+@pytest.mark.parametrize("data", [tiny.Stream(tiny.Texts(400)), tiny.Texts(5)], ids=["stream", "fewer than it reads"])
+def test_it_reads(tmp_path, data):
+    args = IOMTTrainingArguments(**tiny.quiet(tmp_path, max_steps=STEPS, iomt_candidates=RELATIVE))
+    trainer = IOMTTrainer(tiny.lora(), args, train_dataset=data)
+    trainer.train()
+    assert trainer.range_test is not None

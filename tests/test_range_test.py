@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from hf_iomt.range_test import RangeTest, plan_rates, run_range_test
+
+
+class Valley:
+    """A quadratic that plain gradient steps at rates above 2 / curvature leave; knows what was asked of it."""
+
+    def __init__(self, curvature=100.0, start=1.0):
+        self.curvature, self.value, self.kept = curvature, start, []
+
+    def loss(self):
+        return 0.5 * self.curvature * self.value**2
+
+    def step(self, rate):
+        self.value -= rate * self.curvature * self.value
+
+    def keep(self):
+        self.kept.append(self.value)
+
+
+def test_rates_rise_by_equal_factors_within_the_share_of_the_run():
+    rates = plan_rates(1e-5, 10_000)
+    assert rates[0] == pytest.approx(1e-5) and rates[-1] == pytest.approx(1) and len(rates) == 35
+    np.testing.assert_allclose(np.diff(np.log(rates)), np.log(rates[1] / rates[0]))
+    assert len(plan_rates(1e-5, 200)) == 30
+    # Four steps to a factor of ten are the least.
+    assert len(plan_rates(1e-5, 134)) == 20 and plan_rates(1e-5, 133) == []
+
+
+def test_the_rate_lies_below_the_last_harmless_one():
+    valley = Valley()
+    found = run_range_test(plan_rates(1e-6, 10_000), valley.step, valley.loss, valley.keep)
+    # Steps are stable up to 0.02, and take some to bring the loss up again.
+    assert 0.02 / 20 <= found.learning_rate <= 0.2 / 5
+    assert len(found.losses) == len(found.rates) + 1 and found.losses[0] == 50.0
+    # It ends with the second clear rise in a row.
+    assert found.rates[-1] < 1 and min(found.losses[-2:]) > min(found.losses) + 0.05 * 50
+    assert 0.5 * 100 * valley.kept[-1] ** 2 == pytest.approx(min(found.losses))
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1.0, 1e3])
+def test_it_scales_with_the_problem(factor):
+    """A curvature a thousand times as large asks for rates a thousand times as small."""
+    one, other = Valley(1.0), Valley(1.0 / factor)
+    rates = np.geomspace(1e-3, 1e3, 60)
+    first = run_range_test(rates, one.step, one.loss)
+    second = run_range_test(rates * factor, other.step, other.loss)
+    assert second.learning_rate / first.learning_rate == pytest.approx(factor, rel=0.06)
+
+
+def test_on_a_plateau_the_last_harmless_rate_decides():
+    """Where nothing is learned the lowest loss is noise, here at the very first step."""
+    losses = iter([1.0, 0.999] + [1.0] * 20 + [3.0] * 9)
+    rates = [float(rate) for rate in np.geomspace(1e-5, 1, 29)]
+    found = run_range_test(rates, lambda rate: None, lambda: next(losses))
+    assert found.learning_rate == pytest.approx(rates[20] / 20, rel=0.05)
+    assert len(found.rates) == 23
+
+
+def test_a_single_rise_is_passed_over():
+    losses = iter([1.0, 0.9, 0.8, 2.0, 0.7, 0.6, 0.5])
+    rates = [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2]
+    assert run_range_test(rates, lambda rate: None, lambda: next(losses)).learning_rate == 6.4e-3
+
+
+@pytest.mark.parametrize("losses", [[math.nan] * 9, [1.0, 5.0, math.inf, 9.0], [1.0, math.nan, 2.0, 0.1]])
+def test_harm_from_the_first_step_on_finds_nothing(losses):
+    values = iter(losses)
+    assert run_range_test([0.1, 0.2, 0.4], lambda rate: None, lambda: next(values)) is None
+
+
+def test_losses_that_are_no_numbers_are_harm():
+    losses = iter([1.0, 0.5, math.nan, math.inf, 0.1])
+    found = run_range_test([0.1, 0.2, 0.4, 0.8], lambda rate: None, lambda: next(losses))
+    assert found.rates == [0.1, 0.2, 0.4] and found.losses == [1.0, 0.5, None, None]
+    assert found.learning_rate == 0.02
+
+
+def test_it_is_read_back(tmp_path):
+    found = RangeTest(0.01, [0.1, 0.2], [1.0, 0.5, None], 3.0)
+    path = tmp_path / "found.json"
+    path.write_text(json.dumps(vars(found)))
+    assert RangeTest.read(path) == found
+    for broken in ("", "{}", '{"learning_rate": 0}', '{"learning_rate": "x"}', '{"other": 1}'):
+        path.write_text(broken)
+        assert RangeTest.read(path) is None
+    assert RangeTest.read(tmp_path / "none.json") is None
