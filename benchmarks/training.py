@@ -62,6 +62,11 @@ class _Measured(_Base):
         wall, processor = (now - self._start[part] - self._paused[part] for part, now in enumerate(_now()))
         return wall, processor
 
+    def steps_made(self) -> int:
+        """Optimizer steps so far, with those of a range test."""
+        found = getattr(self, "range_test", None)
+        return int(self.state.global_step) + (len(found.rates) if found is not None else 0)
+
     def train(self, *args: Any, **kwargs: Any) -> Any:
         self._start = _now()
         return super().train(*args, **kwargs)
@@ -71,7 +76,7 @@ class _Measured(_Base):
         wall, processor = self.clock()
         metrics: dict[str, float] = super().evaluate(*args, **kwargs)
         self.curve.append(
-            {"step": self.state.global_step, "seconds": wall, "processor_seconds": processor, **_kept(metrics)}
+            {"step": self.steps_made(), "seconds": wall, "processor_seconds": processor, **_kept(metrics)}
         )
         for part, now in enumerate(_now()):
             self._paused[part] += now - before[part]
@@ -137,9 +142,12 @@ def make_trainer(
 
         parts["callbacks"].append(ConvergenceCallback())
     if method.kind == "iomt":
-        return _MeasuredIOMTTrainer(
-            args=IOMTTrainingArguments(**shared, lr_scheduler_kwargs=schedule_arguments, **method.settings), **parts
-        )
+        iomt = IOMTTrainingArguments(**shared, lr_scheduler_kwargs=schedule_arguments, **method.settings)
+        trainer = _MeasuredIOMTTrainer(args=iomt, **parts)
+        # Everybody makes as many steps in all.
+        if tested := len(trainer.plan_range_test(total)):
+            iomt.max_steps = total - tested
+        return trainer
     if method.kind == "single":
         (candidate,) = parse_candidates(method.settings["candidate"])
         family, rate = get_family(candidate.family), candidate.learning_rate
@@ -208,7 +216,8 @@ def measure(trainer: Any, task: Task) -> dict[str, Any]:
     wall, processor = trainer.clock()
     curve = trainer.curve
     peak = _peak()
-    losses = {entry["step"]: entry["loss"] for entry in trainer.state.log_history if "loss" in entry}
+    before = trainer.steps_made() - trainer.state.global_step
+    losses = {entry["step"] + before: entry["loss"] for entry in trainer.state.log_history if "loss" in entry}
     for point in curve:
         point["train_loss"] = _finite(losses.get(point["step"]))
     few = torch.utils.data.Subset(task.train, range(min(_TRAIN_SAMPLES, len(task.train))))  # type: ignore[arg-type]
@@ -216,18 +225,19 @@ def measure(trainer: Any, task: Task) -> dict[str, Any]:
         split: _kept(Trainer.evaluate(trainer, data))
         for split, data in (("train", few), ("validation", task.validation), ("test", task.test))
     }
-    if not curve or curve[-1]["step"] < trainer.state.global_step:
+    if not curve or curve[-1]["step"] < trainer.steps_made():
         # A run that ends between two evaluations.
-        ended = {"step": trainer.state.global_step, "seconds": wall, "processor_seconds": processor}
+        ended = {"step": trainer.steps_made(), "seconds": wall, "processor_seconds": processor}
         curve.append({**ended, **final["validation"], "train_loss": None})
     history = getattr(trainer, "iomt_history", [])
     found = getattr(trainer, "transferability", None)
-    assessment = found.seconds if found is not None else 0.0
+    tested = getattr(trainer, "range_test", None)
+    assessment = sum(item.seconds for item in (found, tested) if item is not None)
     selection = sum(record["seconds"] for record in history)
     optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
     return {
-        "steps": trainer.state.global_step,
-        "planned_steps": trainer.state.max_steps,
+        "steps": trainer.steps_made(),
+        "planned_steps": trainer.state.max_steps + before,
         "seconds": {
             "total": wall,
             "selection": selection,
@@ -239,6 +249,7 @@ def measure(trainer: Any, task: Task) -> dict[str, Any]:
         "curve": curve,
         **final,
         "history": [_brief(record) for record in history],
+        "range_test": None if tested is None else vars(tested),
         "transferability": None if found is None else vars(found),
         "switched_at": getattr(optimizer, "switch_step", None),
         "state": _state(trainer.model),

@@ -19,8 +19,8 @@ from torch import nn
 from torch.utils.data import Subset
 
 from .generators import preserved_generators
-from .samples import is_stream
 from .running_metrics import kept_metrics
+from .samples import is_stream
 from .source_head import CheckpointHead
 from .transferability import (
     DISTRIBUTION_METRICS,

@@ -61,11 +61,10 @@ class LearningRateMixin(_Base):
 
         Training then goes on from the parameters with the lowest loss that the test has reached, as from a warm-up.
         """
-        model = self.trained_module()
         if not has_relative_rates(candidate_text(self.args)):
             self.range_test = None
             return
-        rates = plan_rates(_LOWEST * nominal_unit(model), self.state.max_steps)
+        rates = self.plan_range_test(self.state.max_steps)
         self.range_test = self._run_range_test(rates, optimizer) if rates else None
         if self.range_test is not None:
             logger.info(
@@ -78,6 +77,15 @@ class LearningRateMixin(_Base):
             logger.warning("The range test found no learning rate: the loss rises from the first step on.")
         self._apply_unit(optimizer)
         self.save_range_test(str(self.args.output_dir))
+
+    def plan_range_test(self, max_steps: int) -> list[float]:
+        """
+        The learning rates of the range test that a run of so many steps begins with, a step each; they come on top of
+        the run's own steps. Empty where there is none.
+        """
+        if not has_relative_rates(candidate_text(self.args)):
+            return []
+        return plan_rates(_LOWEST * nominal_unit(self.trained_module()), max_steps)
 
     def read_range_test(self, checkpoint: str, optimizer: InterleavedOptimizer) -> None:
         """Take the unit that the run of a checkpoint has found."""

@@ -12,7 +12,7 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_iomt import IOMTTrainer, IOMTTrainerMixin, IOMTTrainingArguments, register_family
-from hf_iomt.optim import PRESETS, families, parse_candidates
+from hf_iomt.optim import families, parse_candidates
 
 KEYS = {
     "cycle",
