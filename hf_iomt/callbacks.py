@@ -6,8 +6,24 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from .log_level import follow_log_level
+from .progress_line import ProgressLineCallback
+from .tracker_legend import TrackerLegendCallback
+
 if TYPE_CHECKING:
     from .trainer import IOMTTrainerMixin
+
+
+def add_callbacks(trainer: IOMTTrainerMixin) -> None:
+    """
+    Add the callbacks of a trainer that interleaves: behind Trainer's own, because they show what this one decides.
+
+    Args:
+        trainer ([`IOMTTrainerMixin`]): The trainer.
+    """
+    follow_log_level(trainer.args)
+    for callback in (InterleavingCallback, TrackerLegendCallback, ProgressLineCallback):
+        trainer.add_callback(callback(trainer))
 
 
 class InterleavingCallback(TrainerCallback):
@@ -26,6 +42,8 @@ class InterleavingCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Measure the initial parameters and start the race."""
+        # The verbosity of transformers may have been changed since the trainer was made.
+        follow_log_level(args)
         self._trainer.begin_interleaving()
 
     def on_step_begin(

@@ -8,7 +8,6 @@ import math
 import os
 import time
 import warnings
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +34,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from .optim import PRESETS, Candidate, get_family, parse_candidates
+from .step_shares import format_shares
 from .trainer import IOMTTrainer
 from .training_args import IOMTTrainingArguments
 
@@ -215,14 +215,6 @@ def format_table(results: Sequence[Result]) -> str:
     ]
     lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(lines)
-
-
-def format_shares(history: Sequence[dict[str, Any]]) -> str:
-    """The share of steps that each candidate made, the largest first."""
-    steps: Counter[str] = Counter()
-    for record in history:
-        steps[record["candidate"]] += record["last_step"] - record["first_step"] + 1
-    return ", ".join(f"{name} {count / steps.total():.0%}" for name, count in steps.most_common())
 
 
 def _make_model(train: Samples, arguments: dict[str, Any], folder: Path) -> PeftModel:

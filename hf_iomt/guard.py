@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,8 +15,6 @@ from numpy.typing import NDArray
 from .interleaving_settings import InterleavingSettings
 from .optim import InterleavedOptimizer, ParameterAverage, Snapshot, count_broken
 from .standing import Standing
-
-logger = logging.getLogger(__name__)
 
 
 class Guard:
@@ -35,6 +32,7 @@ class Guard:
     Attributes:
         standing ([`Standing`]): Losses to compare with.
         rolled_back (`bool`): Whether the cycle that has ended was undone.
+        reason (`str`): Why, in words.
     """
 
     def __init__(
@@ -47,6 +45,7 @@ class Guard:
     ) -> None:
         self.standing = Standing()
         self.rolled_back = False
+        self.reason = ""
         self._optimizer = optimizer
         self._tensors = tensors
         self._rollback = settings.rollback
@@ -121,9 +120,14 @@ class Guard:
         degraded = standing.is_broken(at_best, standing.best, 0.5)
         standing.degraded_cycles = standing.degraded_cycles + 1 if degraded else 0
         if standing.is_broken(at_best, standing.best):
+            ended = "it ended with " + _worse(standing.cycle_end, min(standing.best, standing.initial))
+            self.reason = "it left parameters that are not finite" if broken else ended
             return self.undo(confirm=not self._by_probe and not broken)
         if patience and standing.degraded_cycles >= patience and self._best is not None:
-            logger.info("No cycle of the last %d came near the best loss: going back to it.", patience)
+            self.reason = (
+                f"no cycle of the last {patience} came near the best loss, {standing.best:.4g}; going back to its "
+                "parameters"
+            )
             self._put_back(self._best, {candidate.family for candidate in self._optimizer.candidates})
             standing.accepted, standing.degraded_cycles = standing.best, 0
             return True
@@ -136,6 +140,7 @@ class Guard:
         value = float(self._reduce(loss.double()))
         # One loss may be large by itself: without a probe to confirm it only what is no number counts.
         sure = self._probe is not None or not math.isfinite(value)
+        self.reason = "the step after it had " + _worse(value, min(self.standing.best, self.standing.initial))
         return sure and self.standing.is_broken(value, self.standing.best) and self.undo(confirm=True)
 
     def accept(self) -> None:
@@ -148,7 +153,9 @@ class Guard:
         """Undo a cycle that training stops in, or after, where the probe, which must be there for it, shows damage."""
         if self.rolled_back or self._probe is None:
             return False
-        return self.undo(confirm=not self._has_broken_parameters())
+        broken = self._has_broken_parameters()
+        self.reason = "it left parameters that are not finite" if broken else "the probe was clearly worse at its end"
+        return self.undo(confirm=not broken)
 
     def undo(self, confirm: bool) -> bool:
         """
@@ -227,3 +234,7 @@ class Guard:
 
     def _snapshot(self) -> Snapshot:
         return Snapshot(self._tensors, storage=self._optimizer.storage)
+
+
+def _worse(loss: float, best: float) -> str:
+    return f"a loss of {loss:.4g}" + (f", where the best was {best:.4g}" if math.isfinite(best) else "")

@@ -18,6 +18,7 @@ from .optim import InterleavedOptimizer
 from .overflow import OverflowWatch
 from .race import Race, RacePlan
 from .selection import Choice, CycleRecord, ParameterProjection, Selector, as_dictionaries, as_metrics, score
+from .step_shares import format_shares, share_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -182,6 +183,8 @@ class Interleaving:
         self._state = self._projection()
         choice = self._share(self.selector.choose(self._state))
         self._switched = choice.candidate != self.optimizer.active_index
+        if self._switched:
+            self._log_switch(choice)
         self.optimizer.activate(choice.candidate)
         self._running, self._cycle_steps = True, 0
         self._losses = [loss]
@@ -221,6 +224,7 @@ class Interleaving:
 
     def finish(self, judge: bool = True) -> None:
         """End the last cycle or the race, and leave the model in its best known state, unjudged as it was before."""
+        ending = judge and (self._running or self._race is not None)
         if self._race is not None and judge:
             self._race.after_stop()
             self._settle(self._race)
@@ -234,10 +238,24 @@ class Interleaving:
             # Training stopped before the first step of the cycle.
             self.records.pop()
         self._running = False
+        if ending and self.records:
+            undone = [record.phase == "race" for record in self.records if record.rolled_back]
+            logger.info(
+                "Interleaving is over after %d steps: %s. Undone: %d in the race, %d cycles after it. %.1f s to choose.",
+                self._step - 1,
+                format_shares(self.history),
+                sum(undone),
+                len(undone) - sum(undone),
+                sum(record.seconds for record in self.records),
+            )
 
     def metrics(self) -> dict[str, float]:
         """The present decision as numbers, for loggers."""
-        return as_metrics(self.records, self.optimizer.active_index, self.optimizer.last_learning_rate, self._switched)
+        active, learning_rate = self.optimizer.active_index, self.optimizer.last_learning_rate
+        return {
+            **as_metrics(self.records, active, learning_rate, self._switched),
+            **share_metrics(self.records, self.optimizer.candidates, self._step - 1),
+        }
 
     def _record(self, choice: Choice, seconds: float) -> None:
         candidate = self.optimizer.candidates[choice.candidate]
@@ -289,7 +307,24 @@ class Interleaving:
         """Write into the history whether the cycle was undone."""
         if rolled_back:
             self.records[-1].rolled_back, self.records[-1].score = True, -1.0
-            logger.info("Rolled back the cycle of %s.", self.records[-1].candidate)
+            record = self.records[-1]
+            logger.info(
+                "Step %d: rolled back the cycle of %s from step %d on: %s.",
+                self._step - 1,
+                record.candidate,
+                record.first_step,
+                self._guard.reason,
+            )
+
+    def _log_switch(self, choice: Choice) -> None:
+        """To whom, and what the surrogate expects of it, where it has chosen."""
+        why: str = choice.phase
+        if choice.predicted_mean is not None:
+            why += (
+                f": predicted score {choice.predicted_mean:.3g} ± {choice.predicted_std:.3g}, gain {choice.gain:.3g}"
+            )
+        names = (self.optimizer.active.name, self.optimizer.candidates[choice.candidate].name)
+        logger.info("Step %d: switched from %s to %s (%s).", self._step, *names, why)
 
     def _make_race(self, plan: RacePlan, state: Mapping[str, Any] | None = None) -> Race:
         assert self._race_probe is not None
@@ -323,4 +358,5 @@ class Interleaving:
             self.selector.observe(branch.candidate, self._state, result)
         self._race = self._plan = None
         names = "; ".join(self.optimizer.candidates[branch.candidate].name for branch in finalists)
-        logger.info("The race is over after %d steps; going on with %s.", self._step - 1, names)
+        none = "all candidates from where it began, because every entrant did damage"
+        logger.info("The race is over after %d steps; going on with %s.", self._step - 1, names or none)

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from .optim import InterleavedOptimizer, Kept, ParameterAverage, Snapshot
+from .race_log import log_entrants, log_rung
 
 FINALISTS = 3
 # A race takes at most this share of a run for each candidate, within these limits; a longer one is shortened.
@@ -180,6 +181,7 @@ class Race:
         self._origin_losses = probe()
         self.branches = [Branch(candidate, self._origin) for candidate in plan.entrants]
         self._field = list(self.branches)
+        log_entrants(plan, optimizer.candidates)
         self._rung = 0
         self._position = 0
         self._enter(self._field[0])
@@ -273,7 +275,8 @@ class Race:
             self._leave(branch)
         self._position += 1
         if self._position == len(self._field):
-            self._field = self._promote(self.plan.kept[self._rung])
+            before, self._field = self._field, self._promote(self.plan.kept[self._rung])
+            log_rung(self.plan, self._rung, before, self._field, self._optimizer.candidates)
             self._position = 0
             # What is out of the race need not be kept in memory.
             for item in self.branches:

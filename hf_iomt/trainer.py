@@ -17,7 +17,7 @@ from transformers import Trainer
 from .assessment import Assessment
 from .attempts import AttemptsMixin
 from .backends import refuse_unsupported_backends, state_part
-from .callbacks import InterleavingCallback
+from .callbacks import add_callbacks
 from .candidate_list import check_trainable, resolve_candidates, trains
 from .checkpoint import describe, find_checkpoint, load_state, save_state
 from .checkpoint_timing import CheckpointTimingMixin
@@ -104,7 +104,7 @@ class IOMTTrainerMixin(LearningRateMixin, AttemptsMixin, CheckpointTimingMixin, 
         self._restored: dict[str, Any] | None = None
         self._race_plan: RacePlan | None = None
         self._sums_losses = False
-        self.add_callback(InterleavingCallback(self))
+        add_callbacks(self)
 
     @property
     def iomt_history(self) -> list[dict[str, Any]]:

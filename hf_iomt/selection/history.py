@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 HISTORY_NAME = "iomt_history.json"
 
 Phase = Literal["race", "initial", "surrogate", "random", "cyclical"]
+# Loggers draw numbers: a phase is logged as its position.
+PHASES: tuple[str, ...] = get_args(Phase)
 
 
 @dataclass
@@ -55,6 +58,8 @@ def as_metrics(records: list[CycleRecord], candidate: int, learning_rate: float,
     """
     The present decision as numbers, for loggers.
 
+    What is not there yet, and what is not finite, is left out: not every logger takes it.
+
     Args:
         records (`list[CycleRecord]`): The cycles so far, the present one last.
         candidate (`int`): Index of the active candidate.
@@ -71,5 +76,8 @@ def as_metrics(records: list[CycleRecord], candidate: int, learning_rate: float,
         "iomt/selection_seconds": sum(item.seconds for item in records),
         "iomt/score": None if scored is None else scored.score,
         "iomt/predicted_score": records[-1].predicted_mean,
+        "iomt/predicted_std": records[-1].predicted_std,
+        "iomt/rollbacks": float(sum(record.rolled_back for record in records)),
+        "iomt/phase": float(PHASES.index(records[-1].phase)),
     }
-    return {name: value for name, value in values.items() if value is not None}
+    return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
