@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import math
 import os
 import time
@@ -283,6 +284,8 @@ def _quiet_on_one_thread() -> Iterator[None]:
     """Only the demo's own output, and one thread of torch: for so small a model more of them only wait."""
     threads = torch.get_num_threads()
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    # It follows that of transformers.
+    level = logging.getLogger("hf_iomt").level
     torch.set_num_threads(1)
     # The new classifier is announced as a mismatch, and loading and saving have bars of their own.
     transformers_logging.set_verbosity_error()
@@ -295,5 +298,6 @@ def _quiet_on_one_thread() -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         transformers_logging.set_verbosity(verbosity)
+        logging.getLogger("hf_iomt").setLevel(level)
         if bars:
             transformers_logging.enable_progress_bar()

@@ -241,7 +241,7 @@ class Interleaving:
         if ending and self.records:
             undone = [record.phase == "race" for record in self.records if record.rolled_back]
             logger.info(
-                "Interleaving is over after %d steps: %s. Undone: %d in the race, %d cycles after it. %.1f s to choose.",
+                "Interleaving is over after %d steps: %s. Undone: %d in the race, %d after it. Choosing took %.1f s.",
                 self._step - 1,
                 format_shares(self.history),
                 sum(undone),

@@ -68,12 +68,14 @@ class ProgressLineCallback(TrainerCallback):
         if not bars:
             return
         line = progress_line(interleaving.records, state.global_step, interleaving.optimizer.last_learning_rate)
-        marked = html.escape(line) + "<br>"
         for bar, attribute in bars:
-            text = line if attribute == "postfix" else marked
-            if getattr(bar, attribute) in (None, "", self._written, html.escape(self._written) + "<br>"):
-                setattr(bar, attribute, text)
+            if getattr(bar, attribute) in (None, "", self._written, _as_html(self._written)):
+                setattr(bar, attribute, line if attribute == "postfix" else _as_html(line))
         self._written = line
+
+
+def _as_html(line: str) -> str:
+    return html.escape(line) + "<br>"
 
 
 def _find_bar(callback: TrainerCallback) -> tuple[Any, str] | None:

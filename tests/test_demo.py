@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import math
 import re
 from pathlib import Path
@@ -119,12 +120,13 @@ def test_leaves_threads_and_verbosity_as_they_were(tmp_path, monkeypatch):
     monkeypatch.setattr("hf_iomt.demo.load_samples", stop)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
-    verbosity = transformers_logging.get_verbosity()
+    verbosity, level = transformers_logging.get_verbosity(), logging.getLogger("hf_iomt").level
     try:
         with pytest.raises(RuntimeError, match="stop"):
             run_demo(tmp_path)
         assert torch.get_num_threads() == 2
         assert transformers_logging.get_verbosity() == verbosity
+        assert logging.getLogger("hf_iomt").level == level
         assert transformers_logging.is_progress_bar_enabled()
     finally:
         torch.set_num_threads(before)
