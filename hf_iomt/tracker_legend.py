@@ -107,6 +107,5 @@ def _format_table(legend: dict[str, dict[str, str]]) -> str:
     """A table in Markdown, which TensorBoard shows."""
     lines = ["| number | value | name |", "|---|---|---|"]
     for kind, names in legend.items():
-        # A bar would end the cell.
-        lines += [f"| iomt/{kind} | {index} | {name.replace('|', chr(92) + '|')} |" for index, name in names.items()]
+        lines += [f"| iomt/{kind} | {index} | {name} |" for index, name in names.items()]
     return "\n".join(lines)
