@@ -5,6 +5,8 @@ import logging
 import math
 import sqlite3
 import struct
+import time
+from pathlib import Path
 
 import pytest
 import tiny
@@ -110,15 +112,15 @@ class Wandb:
 
     def __init__(self, folder, monkeypatch):
         self.module = pytest.importorskip("wandb")
-        self.folder = folder
         for name, value in {"MODE": "offline", "DIR": str(folder), "SILENT": "true", "CONSOLE": "off"}.items():
             monkeypatch.setenv(f"WANDB_{name}", value)
 
     def read(self):
+        # Where it writes is settled by its first run.
+        (path,) = Path(self.module.run.dir).parent.glob("*.wandb")
         self.module.finish()
-        (path,) = self.folder.glob("wandb/offline-run-*/*.wandb")
         numbers, config = {}, {}
-        for record in self.records(path.read_bytes()):
+        for record in self.finished(path):
             kind = record.WhichOneof("record_type")
             if kind == "history":
                 values = {"/".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
@@ -128,6 +130,16 @@ class Wandb:
                 update = record.config.update if kind == "config" else record.run.config.update
                 config.update({item.key: json.loads(item.value_json) for item in update})
         return numbers, config["iomt_legend"]
+
+    def finished(self, path):
+        # Another process writes it, and may go on for a moment after the run has ended.
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            records = list(self.records(path.read_bytes()))
+            if any(record.WhichOneof("record_type") == "exit" for record in records):
+                return records
+            time.sleep(0.05)
+        raise TimeoutError(f"{path} has no end.")
 
     def records(self, data):
         from wandb.proto import wandb_internal_pb2
@@ -140,6 +152,8 @@ class Wandb:
                 offset += left
                 continue
             _, length, kind = struct.unpack("<IHB", data[offset : offset + 7])
+            if offset + 7 + length > len(data):
+                return
             parts += data[offset + 7 : offset + 7 + length]
             offset += 7 + length
             # Whole, or the last of several parts.
