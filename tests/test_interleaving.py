@@ -671,12 +671,10 @@ class TestLog:
 
     def test_damage_that_the_next_loss_shows(self, lines):
         Loop(score="trend", rollback=True, even=True, switch_steps=5).run(6, poison={6})
-        assert lines()[-1] == ("Step 6: switched from sgd:lr=0.1 to adam:lr=0.01 (cyclical).")
-        assert re.fullmatch(
-            r"Step 5: rolled back the cycle of sgd:lr=0\.1 from step 1 on: the step after it had a loss of nan, where the "
-            r"best was \S+\.",
-            lines()[-2],
-        )
+        undone, switch = lines()
+        start = "Step 5: rolled back the cycle of sgd:lr=0.1 from step 1 on: "
+        assert undone.startswith(start + "the step after it had a loss of nan, where the best was ")
+        assert switch == "Step 6: switched from sgd:lr=0.1 to adam:lr=0.01 (cyclical)."
 
     def test_damage_that_the_probe_shows_in_the_end(self, lines):
         Loop(DAMAGE, probe=True, rollback=True, even=True, switch_steps=8).run(14).interleaving.finish()
