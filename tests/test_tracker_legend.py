@@ -112,7 +112,8 @@ class Wandb:
 
     def __init__(self, folder, monkeypatch):
         self.module = pytest.importorskip("wandb")
-        for name, value in {"MODE": "offline", "DIR": str(folder), "SILENT": "true", "CONSOLE": "off"}.items():
+        places = dict.fromkeys(("DIR", "CACHE_DIR", "CONFIG_DIR", "DATA_DIR"), str(folder))
+        for name, value in {"MODE": "offline", "SILENT": "true", "CONSOLE": "off", **places}.items():
             monkeypatch.setenv(f"WANDB_{name}", value)
 
     def read(self):
