@@ -11,6 +11,8 @@ from transformers.utils import logging as transformers_logging
 from hf_iomt import IOMTTrainer, IOMTTrainingArguments, log_level
 from hf_iomt.log_level import follow_log_level
 
+pytestmark = pytest.mark.usefixtures("small_heap")
+
 PACKAGE = logging.getLogger("hf_iomt")
 
 

@@ -11,6 +11,8 @@ from hf_iomt import IOMTTrainer, IOMTTrainingArguments
 from hf_iomt.progress_line import progress_line
 from hf_iomt.selection import CycleRecord
 
+pytestmark = pytest.mark.usefixtures("small_heap")
+
 SETTINGS = {
     "max_steps": 16,
     "iomt_candidates": "adam:lr=0.01; sgdm:lr=0.05",

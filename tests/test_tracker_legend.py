@@ -18,6 +18,8 @@ from hf_iomt import IOMTTrainer, IOMTTrainingArguments
 from hf_iomt.optim import families, parse_candidates, register_family
 from hf_iomt.tracker_legend import make_legend
 
+pytestmark = pytest.mark.usefixtures("small_heap")
+
 CANDIDATES = ["adam:lr=0.01", "sgdm:lr=0.05"]
 LEGEND = {
     "candidate": {"0": "adam:lr=0.01", "1": "sgdm:lr=0.05"},
