@@ -60,6 +60,6 @@ def format_shares(history: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _without_dot(value: float) -> str:
-    """A number as a whole mantissa and an exponent: 2.5e-4 is 25e-5."""
-    _, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
+    """Four digits of a number as a whole mantissa and an exponent: 2.5e-4 is 25e-5."""
+    _, digits, exponent = Decimal(f"{value:.4g}").normalize().as_tuple()
     return f"{''.join(map(str, digits))}e{exponent}"

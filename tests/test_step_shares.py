@@ -26,6 +26,11 @@ def test_a_label_has_the_learning_rate_without_a_dot(rate, text):
     assert float(label.split("_")[-1]) == rate
 
 
+def test_a_rate_of_many_digits_is_rounded():
+    assert metric_label(0, Candidate("adam", (("lr", 0.1 + 0.2),)), 1) == "0_adam_3e-1"
+    assert metric_label(0, Candidate("adam", (("lr", 1 / 3000),)), 1) == "0_adam_3333e-7"
+
+
 def test_labels_sort_as_the_candidates():
     candidates = parse_candidates("sgd:lr=0.1|0.01|1e-3|1e-4; adam:lr=0.1|0.01|1e-3|1e-4|1e-5|1e-6|1e-7")
     labels = [metric_label(index, candidate, len(candidates)) for index, candidate in enumerate(candidates)]
