@@ -44,6 +44,7 @@ class InterleavingCallback(TrainerCallback):
         """Measure the initial parameters and start the race."""
         # The verbosity of transformers may have been changed since the trainer was made.
         follow_log_level(args)
+        self._trainer.begin_record()
         self._trainer.begin_interleaving()
 
     def on_step_begin(
@@ -81,4 +82,10 @@ class InterleavingCallback(TrainerCallback):
         """Leave the model in its best known state, unless Trainer has loaded its best checkpoint and so ended it."""
         if self._trainer.interleaving is not None:
             self._trainer.interleaving.finish()
-        self._trainer.save_history()
+        self._trainer.end_record()
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Note an evaluation after training."""
+        self._trainer.update_state_file()
