@@ -26,6 +26,7 @@ class InterleavingCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Measure the initial parameters and start the race."""
+        self._trainer.begin_record()
         self._trainer.begin_interleaving()
 
     def on_step_begin(
@@ -63,4 +64,10 @@ class InterleavingCallback(TrainerCallback):
         """Leave the model in its best known state, unless Trainer has loaded its best checkpoint and so ended it."""
         if self._trainer.interleaving is not None:
             self._trainer.interleaving.finish()
-        self._trainer.save_history()
+        self._trainer.end_record()
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Note an evaluation after training."""
+        self._trainer.update_state_file()

@@ -101,6 +101,8 @@ class Interleaving:
         self._losses: list[torch.Tensor] = []
         self._state = projection()
         self._switched = False
+        # Time of measuring the initial parameters, until there is a record to note it in.
+        self._first_seconds = 0.0
         self._guard = Guard(optimizer, tensors, settings, self._reduce, probe)
         self._overflow = OverflowWatch(tensors, self._reduce, scaler)
 
@@ -116,13 +118,15 @@ class Interleaving:
 
     def begin(self) -> None:
         """Measure the initial parameters and put the first entrant of the race on the track. Before the first step."""
+        began = self._now()
         if self._plan is not None and self._race_probe is not None:
             self._race = self._make_race(self._plan)
             standing = self._guard.standing
             standing.initial, standing.spread = self._race.origin_loss, self._race.origin_spread
-            self._record(Choice(self._race.current.candidate, "race"), seconds=0.0)
+            self._record(Choice(self._race.current.candidate, "race"), self._now() - began)
         else:
             self._guard.measure(first=True)
+            self._first_seconds = self._now() - began
         self._overflow.begin()
 
     def state_dict(self) -> dict[str, Any]:
@@ -174,7 +178,7 @@ class Interleaving:
         if self._running and (not ended or self._overflow.expects(loss)):
             self._losses.append(loss)
             return
-        began = time.perf_counter()
+        began = self._now()
         if self._running:
             loss = self._look_back(loss)
             self._losses.append(loss)
@@ -187,7 +191,7 @@ class Interleaving:
         self._losses = [loss]
         self._guard.begin_cycle()
         self._overflow.begin()
-        self._record(choice, time.perf_counter() - began)
+        self._record(choice, self._now() - began)
 
     def after_step(self, skipped: bool = False) -> None:
         """
@@ -215,12 +219,13 @@ class Interleaving:
             self._guard.add_to_tail()
         measured = self.settings.score != "losses" or self.settings.rollback
         if measured and (self._cycle_steps == self.settings.switch_steps or lost):
-            began = time.perf_counter()
+            began = self._now()
             self._mark(self._guard.judge(self._read_losses))
-            self.records[-1].seconds += time.perf_counter() - began
+            self.records[-1].seconds += self._now() - began
 
     def finish(self, judge: bool = True) -> None:
         """End the last cycle or the race, and leave the model in its best known state, unjudged as it was before."""
+        began = self._now()
         if self._race is not None and judge:
             self._race.after_stop()
             self._settle(self._race)
@@ -232,12 +237,21 @@ class Interleaving:
             self._mark(self._guard.judge_unfinished() if judge else self._guard.undo(confirm=False))
         if self.records and self.records[-1].first_step == self._step:
             # Training stopped before the first step of the cycle.
-            self.records.pop()
+            began -= self.records.pop().seconds
+        if self.records:
+            self.records[-1].seconds += self._now() - began
         self._running = False
 
     def metrics(self) -> dict[str, float]:
         """The present decision as numbers, for loggers."""
         return as_metrics(self.records, self.optimizer.active_index, self.optimizer.last_learning_rate, self._switched)
+
+    def _now(self) -> float:
+        """The time when the device has done what it was asked for, which belongs to what came before."""
+        device = self._tensors[0].device
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        return time.perf_counter()
 
     def _record(self, choice: Choice, seconds: float) -> None:
         candidate = self.optimizer.candidates[choice.candidate]
@@ -253,9 +267,10 @@ class Interleaving:
                 predicted_mean=choice.predicted_mean,
                 predicted_std=choice.predicted_std,
                 gain=choice.gain,
-                seconds=seconds,
+                seconds=seconds + self._first_seconds,
             )
         )
+        self._first_seconds = 0.0
 
     def _score(self) -> None:
         """Eq. 2 of the cycle that has ended, for the selector and the history."""
@@ -297,17 +312,17 @@ class Interleaving:
         return Race(plan, optimizer, self._tensors, self._race_probe, is_broken, self._scheduler, state)
 
     def _after_race_step(self, race: Race, lost: bool) -> None:
-        began = time.perf_counter()
+        began = self._now()
         if (branch := race.after_step(lost)) is None:
             return
         self._overflow.begin()
         record = self.records[-1]
         record.score = score([race.origin_loss, branch.loss], self.settings.alpha)
         record.rolled_back = not branch.alive
-        record.seconds += time.perf_counter() - began
         if race.finished:
             self._settle(race)
-        else:
+        record.seconds += self._now() - began
+        if not race.finished:
             self._record(Choice(race.current.candidate, "race"), seconds=0.0)
 
     def _settle(self, race: Race) -> None:

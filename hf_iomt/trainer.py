@@ -29,8 +29,9 @@ from .memory import memory_need, report_memory
 from .optim import InterleavedOptimizer, Place, Storage, trainable_tensors
 from .probe import Probe
 from .race import RacePlan, plan_race
+from .run_record import RunRecordMixin
 from .search import SearchMixin
-from .selection import HISTORY_NAME, ParameterProjection, Selector, select_parameters
+from .selection import ParameterProjection, Selector, select_parameters
 from .shards import reshard, unpack
 from .trainer_families import find_family, spare_embeddings
 from .training_args import IOMTTrainingArguments
@@ -53,7 +54,7 @@ else:
     _Base = object
 
 
-class IOMTTrainerMixin(LearningRateMixin, AttemptsMixin, CheckpointTimingMixin, SearchMixin, _Base):
+class IOMTTrainerMixin(LearningRateMixin, AttemptsMixin, CheckpointTimingMixin, RunRecordMixin, SearchMixin, _Base):
     """
     Makes a Trainer interleave optimizers: `class MyTrainer(IOMTTrainerMixin, SomeTrainer)`.
 
@@ -66,6 +67,7 @@ class IOMTTrainerMixin(LearningRateMixin, AttemptsMixin, CheckpointTimingMixin, 
     - `prediction_step` shows each batch to the assessment of transferability, while there is one;
     - checkpoints hold the state of the loop and what the assessment found, they are written between two steps, and
       `train` resumes from whole ones only;
+    - the history and a record of the run are written beside Trainer's own state;
     - what an attempt that failed was trying out is undone before the next one;
     - `log` adds the decisions, and reports the learning rate that was really used;
     - a callback judges a cycle at its end.
@@ -317,13 +319,6 @@ class IOMTTrainerMixin(LearningRateMixin, AttemptsMixin, CheckpointTimingMixin, 
         else:
             self.interleaving.load_state_dict(restored)
 
-    def save_history(self) -> None:
-        """Write `iomt_history.json` into the output folder, or into that of the trial in a hyperparameter search."""
-        if self.interleaving is not None and self.args.should_save:
-            folder = self._get_output_dir(getattr(self, "_trial", None))
-            os.makedirs(folder, exist_ok=True)
-            write_json(self.iomt_history, os.path.join(folder, HISTORY_NAME))
-
     def _find_transferability(self, per_step: int) -> float:
         """ω_t: as it is set, as the checkpoint has it, or measured now; and what is known of it logged and written."""
         args, restored, resumed = self.args, self.transferability, self.state.global_step > 0
@@ -351,11 +346,6 @@ class IOMTTrainerMixin(LearningRateMixin, AttemptsMixin, CheckpointTimingMixin, 
     def _description(self) -> dict[str, dict[str, str]]:
         shards = None if state_part(self) is None else self.accelerator.num_processes
         return describe(self.interleaved_optimizer.candidates, self.trained_module(), shards)
-
-    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        # Before the checkpoint is pushed to the Hub.
-        self.save_history()
-        super()._save_checkpoint(*args, **kwargs)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
