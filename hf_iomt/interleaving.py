@@ -225,7 +225,7 @@ class Interleaving:
 
     def finish(self, judge: bool = True) -> None:
         """End the last cycle or the race, and leave the model in its best known state, unjudged as it was before."""
-        began = self._now()
+        began, open_ended = self._now(), self._race is not None or self._running
         if self._race is not None and judge:
             self._race.after_stop()
             self._settle(self._race)
@@ -238,7 +238,7 @@ class Interleaving:
         if self.records and self.records[-1].first_step == self._step:
             # Training stopped before the first step of the cycle.
             began -= self.records.pop().seconds
-        if self.records:
+        if self.records and open_ended:
             self.records[-1].seconds += self._now() - began
         self._running = False
 

@@ -1,0 +1,116 @@
+"""Scales, limits and ticks of the figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .names import format_rate
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Values beyond the middle part by more than so many times its height are off the scale: a loss that exploded must not
+# press all others flat.
+_MIDDLE = (2.0, 95.0)
+_BEYOND = 1.0
+# From this quotient of largest and smallest on, an axis is logarithmic.
+_LOGARITHMIC = 30.0
+
+
+def set_scale(axes: Axes, values: Sequence[float]) -> float:
+    """
+    Choose the scale and the limits of the y axis, so that the bulk of the values is seen.
+
+    Args:
+        axes (`Axes`): The axes.
+        values (`Sequence[float]`): All that is drawn; what is not finite has no say.
+
+    Returns:
+        `float`: The upper limit. What is larger is off the scale.
+    """
+    finite = np.array([value for value in values if np.isfinite(value)], dtype=np.float64)
+    if len(finite) == 0:
+        axes.set_ylim(0, 1)
+        return 1.0
+    low, high = np.percentile(finite, _MIDDLE)
+    logarithmic = bool(finite.min() > 0 and high / max(low, finite.min()) > _LOGARITHMIC)
+    if logarithmic:
+        finite, low, high = np.log10(finite), np.log10(low), np.log10(high)
+    reach = max(high - low, 1e-3 * max(abs(high), abs(low)), 1e-9)
+    bottom, top = max(finite.min(), low - _BEYOND * reach), min(finite.max(), high + _BEYOND * reach)
+    margin = 0.06 * max(top - bottom, reach)
+    bottom, top = bottom - margin, top + margin
+    if logarithmic:
+        bottom, top = 10**bottom, 10**top
+        use_log_ticks(axes, bottom, top)
+    axes.set_ylim(bottom, top)
+    return float(top)
+
+
+def use_log_ticks(axes: Axes, bottom: float, top: float) -> None:
+    """Make the y axis logarithmic, with labels such as 1e-3 and at least two of them."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+    axes.set_yscale("log")
+    decades = np.log10(top / bottom)
+    subs = (1.0,) if decades > 2.2 else (1.0, 2.0, 5.0) if decades > 0.7 else tuple(np.arange(1.0, 10.0, 0.5))
+    axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=8))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_rate(value)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def use_step_ticks(axes: Axes, steps: int, narrow: bool, label: bool = True) -> None:
+    """An x axis of optimizer steps from the first to the last."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axes.set_xlim(0.5, steps + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(5 if narrow else 10, integer=True, steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    if label:
+        axes.set_xlabel("optimizer step")
+    else:
+        axes.tick_params(axis="x", labelbottom=False)
+
+
+def use_per_cent(axes: Axes, axis: str = "y") -> None:
+    """An axis of shares from 0 to 100 %."""
+    from matplotlib.ticker import FuncFormatter, MultipleLocator
+
+    chosen = axes.yaxis if axis == "y" else axes.xaxis
+    chosen.set_major_locator(MultipleLocator(0.25))
+    chosen.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+    (axes.set_ylim if axis == "y" else axes.set_xlim)(0, 1)
+
+
+def legend_above(axes: Axes, columns: int, right: bool = False, more: Sequence[Any] = ()) -> None:
+    """
+    A legend over the axes, where it hides no data; none where nothing has a label.
+
+    Args:
+        axes (`Axes`): The axes.
+        columns (`int`): Columns of the legend, at most.
+        right (`bool`, *optional*): Whether it is flush right, beside a title.
+        more (`Sequence[Artist]`, *optional*): Entries for what has no label in the axes.
+    """
+    handles = [*axes.get_legend_handles_labels()[0], *more]
+    if handles:
+        axes.legend(
+            handles=handles,
+            loc="lower right" if right else "lower left",
+            bbox_to_anchor=(1 if right else 0, 1),
+            ncols=min(columns, len(handles)),
+            borderaxespad=0.3,
+            columnspacing=1.4,
+            handlelength=1.6,
+            handletextpad=0.6,
+        )
+
+
+def split_points(points: Sequence[tuple[int, float]], top: float = math.inf) -> tuple[list[int], list[float]]:
+    """Steps and values, with a gap where a value is not on the scale."""
+    return [step for step, _ in points], [value if value <= top else math.nan for _, value in points]
