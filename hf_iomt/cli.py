@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import __version__
@@ -26,6 +27,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = make_parser().parse_args(argv)
     if arguments.command == "demo":
         return _demo(arguments.output_dir, arguments.seed, arguments.steps)
+    if arguments.command == "report":
+        return _report(arguments.runs, arguments.output)
     return _candidates(arguments.list)
 
 
@@ -47,7 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
         ),
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    demo.add_argument("--output-dir", default="hf_iomt_demo", help="folder of the adapter and of iomt_history.json")
+    demo.add_argument("--output-dir", default="hf_iomt_demo", help="folder of the adapter and of the report")
     demo.add_argument("--seed", type=_seed, default=0, help="seed of the data split, the model and the batches")
     demo.add_argument("--steps", type=_steps, default=300, metavar="N", help="optimizer steps of every tuning run")
 
@@ -61,6 +64,19 @@ def make_parser() -> argparse.ArgumentParser:
     )
     candidates.add_argument(
         "list", nargs="?", help="a candidate list such as 'sgdm:lr=0.1|0.01; adamw:lr=1e-3', or the name of a preset"
+    )
+
+    report = commands.add_parser(
+        "report",
+        help="what a run did, in words, figures and tables; or a comparison of several",
+        description=(
+            "Print a summary of each run, and write iomt_report.html, a page that needs nothing else to be read, with "
+            "iomt_report.png and iomt_report.svg. The figures need matplotlib (extra plots)."
+        ),
+    )
+    report.add_argument("runs", nargs="+", metavar="RUN", help="output_dir of a run of IOMTTrainer, or a checkpoint")
+    report.add_argument(
+        "--output", metavar="DIR", help="folder to write to; by default that of the run, or this one for several runs"
     )
     return parser
 
@@ -100,6 +116,27 @@ def _candidates(text: str | None) -> int:
         print(candidate.name)
     if has_relative_rates(expanded):
         print("Relative learning rates are shown for x = 1; a range test finds x before training.", file=sys.stderr)
+    return 0
+
+
+def _report(folders: list[str], output: str | None) -> int:
+    from .report import draw_comparison, draw_run, read_run, summarize_run, write_report
+
+    try:
+        runs = [read_run(folder) for folder in folders]
+        for run in runs:
+            print(*([f"{run.name}:"] if len(runs) > 1 else []), *summarize_run(run), sep="\n")
+        target = Path(output or (folders[0] if len(folders) == 1 else "."))
+        written = [write_report(folders, target)]
+        for suffix in (".png", ".svg"):
+            written.append(written[0].with_suffix(suffix))
+            if len(runs) == 1:
+                draw_run(runs[0], written[-1])
+            else:
+                draw_comparison(runs, written[-1])
+    except (ImportError, OSError, ValueError) as error:
+        return _fail("report", error)
+    print("Written:", *written, sep="\n")
     return 0
 
 

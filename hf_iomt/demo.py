@@ -35,6 +35,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from .optim import PRESETS, Candidate, get_family, parse_candidates
+from .report import write_report
 from .trainer import IOMTTrainer
 from .training_args import IOMTTrainingArguments
 
@@ -82,8 +83,8 @@ def run_demo(
     Every run starts at the same weights and sees the same batches under the same schedule. The test data chooses
     nothing but the best and the worst of the grid, which the table says.
 
-    The output folder then holds the adapter that IOMT trained, its base model in `base_model`, and
-    `iomt_history.json`. To use the adapter:
+    The output folder then holds the adapter that IOMT trained, its base model in `base_model`, `iomt_history.json`,
+    and a report of IOMT's run where matplotlib is installed. To use the adapter:
 
     ```python
     base = ViTForImageClassification.from_pretrained(
@@ -137,7 +138,14 @@ def run_demo(
         model = _make_model(train, {**arguments, "max_steps": pretraining_steps}, folder / BASE_MODEL_NAME)
 
         tuned = copy.deepcopy(model)
-        iomt_trainer = IOMTTrainer(tuned, IOMTTrainingArguments(**arguments), **data)
+        # What its report shows. Evaluations choose nothing, and their time is left out.
+        shown = {
+            "logging_strategy": "steps",
+            "logging_steps": max(1, steps // 60),
+            "eval_strategy": "steps",
+            "eval_steps": max(1, steps // 10),
+        }
+        iomt_trainer = IOMTTrainer(tuned, IOMTTrainingArguments(**{**arguments, **shown}), **data)
         with tqdm(desc="IOMT", total=steps) as bar:
             iomt = _tune("IOMT, default settings", iomt_trainer, bar)
         tuned.save_pretrained(str(folder))
@@ -174,6 +182,7 @@ def run_demo(
     print(f"Before IOMT trained: {iomt_trainer.transferability}.")
     print(f"IOMT's steps, its race included: {format_shares(iomt_trainer.iomt_history)}.")
     print(f"The adapter that IOMT trained lies in {folder}, the model that it adapts in {folder / BASE_MODEL_NAME}.")
+    print(_report(folder))
     return results
 
 
@@ -225,6 +234,14 @@ def format_shares(history: Sequence[dict[str, Any]]) -> str:
     return ", ".join(f"{name} {count / steps.total():.0%}" for name, count in steps.most_common())
 
 
+def _report(folder: Path) -> str:
+    """Write the report of IOMT's run where matplotlib is there; says where it lies, or how to get one."""
+    try:
+        return f"What it did, in figures and tables: {write_report([folder], folder)}."
+    except ImportError:
+        return f"For a report with figures: pip install 'hf-iomt[plots]', then hf-iomt report {folder}."
+
+
 def _make_model(train: Samples, arguments: dict[str, Any], folder: Path) -> PeftModel:
     """Pre-train on the source digits, save that model, and put LoRA and a new classifier on it."""
     set_seed(arguments["seed"])
@@ -261,13 +278,14 @@ def _tune(method: str, trainer: Trainer, bar: Any) -> Result:
 
 
 def _train(trainer: Trainer, bar: Any) -> float:
-    """Train with a progress bar and without printed logs; gives the seconds it took."""
+    """Train with a progress bar and without printed logs; gives the seconds it took, without those of evaluations."""
     # Trainer prints its logs where its own bars are off.
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_ProgressCallback(bar))
     began = time.perf_counter()
     trainer.train()
-    return time.perf_counter() - began
+    evaluating = sum(entry.get("eval_runtime", 0.0) for entry in trainer.state.log_history)
+    return time.perf_counter() - began - evaluating
 
 
 class _ProgressCallback(TrainerCallback):

@@ -18,7 +18,10 @@ def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["demo", "--help"], ["demo", "--steps", "0"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--version"], ["demo", "--help"], ["demo", "--steps", "0"], ["report", "--help"], ["report"]],
+)
 def test_what_needs_no_torch_does_not_wait_for_it(arguments):
     code = (
         "import sys\n"
@@ -39,7 +42,7 @@ def test_help_names_the_commands(capsys):
         main(["--help"])
     assert stop.value.code == 0
     printed = capsys.readouterr().out
-    assert "demo" in printed and "candidates" in printed
+    assert all(name in printed for name in ("demo", "candidates", "report"))
 
 
 def test_version(capsys):
@@ -53,6 +56,7 @@ def test_version(capsys):
     ("arguments", "message"),
     [
         ([], "the following arguments are required: COMMAND"),
+        (["report"], "the following arguments are required: RUN"),
         (["train"], "invalid choice: 'train'"),
         (["demo", "--steps", "0"], "argument --steps: must be a whole number between 1 and"),
         (["demo", "--steps", "many"], "but got 'many'"),
@@ -148,7 +152,7 @@ def test_demo_prints_its_bars_and_its_table_only(tmp_path):
     assert "digits 0 to 6" in lines[0] and "4 runs of 2 steps" in lines[0]
     assert [line.split(" ")[0].rstrip(",") for line in lines[2:]] == [
         *("method", "-" * len(lines[3].split(" ")[0]), "IOMT", "AdamW", "Best", "Worst"),
-        *("", "Best", "Before", "IOMT's", "The"),
+        *("", "Best", "Before", "IOMT's", "The", "What"),
     ]
     assert "after 2 runs: 4 steps" in lines[9]
     assert (folder / "adapter_model.safetensors").exists()

@@ -14,7 +14,7 @@ from peft import PeftModel
 from transformers import ViTForImageClassification
 from transformers.utils import logging as transformers_logging
 
-from hf_iomt.demo import Result, format_shares, format_table, load_samples, pick_extremes, run_demo
+from hf_iomt.demo import Result, _report, format_shares, format_table, load_samples, pick_extremes, run_demo
 from hf_iomt.optim import parse_candidates
 
 STEPS = 24
@@ -70,6 +70,25 @@ def test_prints_what_it_returns(run):
     history = json.loads((run.folder / "iomt_history.json").read_text())
     assert f"IOMT's steps, its race included: {format_shares(history)}." in run.printed
     assert f"lies in {run.folder}, the model that it adapts in {run.folder / 'base_model'}." in run.printed
+
+
+def test_writes_a_report_and_says_where(run):
+    page = run.folder / "iomt_report.html"
+    assert f"What it did, in figures and tables: {page}." in run.printed
+    # With the losses and the evaluations of the run, the one after training among them.
+    text = page.read_text(encoding="utf-8")
+    assert f"The run made {STEPS} steps" in text and "The training loss" in text
+    assert f"The last evaluation, at step {STEPS}: loss {run.results[0].loss:.3f}, accuracy" in text
+
+
+def test_without_matplotlib_it_says_how_to_get_a_report(tmp_path, monkeypatch):
+    def fail(folders, output):
+        raise ImportError("no matplotlib")
+
+    monkeypatch.setattr("hf_iomt.demo.write_report", fail)
+    assert _report(tmp_path) == (
+        f"For a report with figures: pip install 'hf-iomt[plots]', then hf-iomt report {tmp_path}."
+    )
 
 
 def test_history_covers_every_step(run):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .names import format_rate
+from .names import format_rate, per_cent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,7 +69,7 @@ def use_step_ticks(axes: Axes, steps: int, narrow: bool, label: bool = True) -> 
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axes.set_xlim(0.5, steps + 0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(5 if narrow else 10, integer=True, steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(4 if narrow else 10, integer=True, steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     if label:
         axes.set_xlabel("optimizer step")
@@ -83,7 +83,7 @@ def use_per_cent(axes: Axes, axis: str = "y") -> None:
 
     chosen = axes.yaxis if axis == "y" else axes.xaxis
     chosen.set_major_locator(MultipleLocator(0.25))
-    chosen.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+    chosen.set_major_formatter(FuncFormatter(lambda value, _: per_cent(value)))
     (axes.set_ylim if axis == "y" else axes.set_xlim)(0, 1)
 
 

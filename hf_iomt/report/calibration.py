@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .names import per_cent
 from .run import Run
 
 # Of scores that are normally distributed as predicted, within two standard deviations.
@@ -60,14 +61,26 @@ class Calibration:
     p_value: float | None = None
 
     @property
+    def overconfident(self) -> bool:
+        """Whether so few scores within two standard deviations are no chance."""
+        if self.coverage is None:
+            return False
+        inside, outside = NOMINAL_COVERAGE, 1 - NOMINAL_COVERAGE
+        terms = (
+            math.comb(self.count, number) * inside**number * outside ** (self.count - number)
+            for number in range(round(self.coverage * self.count) + 1)
+        )
+        return sum(terms) < _SIGNIFICANT
+
+    @property
     def verdict(self) -> str:
         """What to conclude, in a sentence or two."""
         if self.count == 0:
             return "There are no predictions."
         assert self.coverage is not None
         covered = (
-            f"{self.coverage:.0%} of {self.count} scores lie within 2σ of what the surrogate predicted "
-            f"({NOMINAL_COVERAGE:.0%} would be right)"
+            f"{per_cent(self.coverage)} of {self.count} scores lie within 2σ of what the surrogate predicted "
+            f"({per_cent(NOMINAL_COVERAGE)} would be right{', so it was too sure' if self.overconfident else ''})"
         )
         if self.count < _FEWEST:
             return f"{covered}. These are too few to judge it."

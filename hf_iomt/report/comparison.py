@@ -109,7 +109,12 @@ def draw_run_shares(axes: Axes, runs: Sequence[Run], names: Sequence[str], colou
         left = 0.0
         for item in candidate_shares(run):
             axes.barh(
-                row, item.share, left=left, height=0.6, color=colours[item.candidate].light, edgecolor=PAPER.light,
+                row,
+                item.share,
+                left=left,
+                height=0.6,
+                color=colours[item.candidate].light,
+                edgecolor=PAPER.light,
                 linewidth=0.6,
             )
             left += item.share

@@ -129,10 +129,14 @@ def _write(figure: Figure, path: str | os.PathLike[str]) -> None:
     target = Path(path)
     if target.suffix.lower() not in _SUFFIXES:
         raise ValueError(
-            f"A figure is written as {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]}, but got {target.name!r}. Choose one "
-            "of these suffixes."
+            f"A figure is written as {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]}, but got {target.name!r}. "
+            "Choose one of these suffixes."
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     # No date, so that the same run gives the same file.
-    metadata = {} if target.suffix.lower() == ".png" else {"Date" if target.suffix.lower() == ".svg" else "CreationDate": None}
+    metadata = (
+        {}
+        if target.suffix.lower() == ".png"
+        else {"Date" if target.suffix.lower() == ".svg" else "CreationDate": None}
+    )
     figure.savefig(target, dpi=150, metadata=metadata)

@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from .run import Run
 
 # What Trainer logs beside the metrics of an evaluation.
-_TIMES = ("runtime", "_per_second", "compilation_time", "model_preparation_time", "num_tokens", "num_input_tokens_seen")
+_TIMES = (
+    "runtime",
+    "_per_second",
+    "compilation_time",
+    "model_preparation_time",
+    "num_tokens",
+    "num_input_tokens_seen",
+)
 # Windows of a smoothed curve: this share of its points, within these limits.
 _SMOOTH_SHARE = 1 / 20
 _SMOOTH_LIMITS = (3, 51)

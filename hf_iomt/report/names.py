@@ -21,7 +21,7 @@ _FAMILIES = {
     "adabound": "AdaBound",
     "adafactor": "Adafactor",
 }
-_NUMBERS = "no one two three four five six seven eight nine ten eleven twelve".split()
+_NUMBERS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 
 
 def split_candidate(name: str) -> tuple[str, dict[str, str]]:
@@ -76,6 +76,11 @@ def count(number: int, noun: str, plural: str | None = None) -> str:
     return f"{word} {noun if number == 1 else plural or noun + 's'}"
 
 
+def per_cent(share: float, digits: int = 0) -> str:
+    """A share as people write it: 62 %."""
+    return f"{100 * share:.{digits}f} %"
+
+
 def capitalize(sentence: str) -> str:
     """A sentence with a capital at its beginning and all else as it is."""
     return sentence[:1].upper() + sentence[1:]
@@ -89,7 +94,5 @@ def _parts(name: str, names: Sequence[str]) -> list[str]:
         for other in names
         if split_candidate(other)[0] == family and learning_rate(other) == rate
     ]
-    differing = [
-        key for key in settings if key != "lr" and len({twin.get(key) for twin in twins}) > 1
-    ]
+    differing = [key for key in settings if key != "lr" and len({twin.get(key) for twin in twins}) > 1]
     return [format_rate(rate), *(f"{key.replace('_', ' ')} {settings[key]}" for key in differing)]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import __version__
+from . import captions
 from .comparison import (
     draw_run_losses,
     draw_run_metric,
@@ -105,7 +106,7 @@ def _compare(
         pictures.make(
             lambda figure, narrow: draw_run_losses(figure.add_subplot(), runs, names, hues, narrow),
             f"Smoothed training losses and losses of evaluations of {steps}.",
-            "Smoothed training losses as lines, losses of the evaluations as points.",
+            captions.RUN_LOSSES,
             3.8,
             4.0 + 0.2 * len(runs),
         ),
@@ -116,7 +117,7 @@ def _compare(
             pictures.make(
                 lambda figure, narrow: draw_run_metric(figure.add_subplot(), runs, names, hues, narrow),
                 f"{metric} of {steps}.",
-                "The metric that most of the runs have evaluated; the table above has the others.",
+                captions.RUN_METRIC,
                 3.0,
                 3.2 + 0.2 * len(runs),
             ),
@@ -126,7 +127,9 @@ def _compare(
     bars = 0.6 + 0.42 * len(runs)
 
     def draw_time(figure: Figure, narrow: bool) -> None:
-        draw_times(figure.add_subplot(), {name: time_parts(run) for name, run in zip(labels, runs, strict=True)}, narrow)
+        draw_times(
+            figure.add_subplot(), {name: time_parts(run) for name, run in zip(labels, runs, strict=True)}, narrow
+        )
 
     # Names of folders can be longer than a telephone is wide; the order is that of the table.
     labels = [name if len(name) <= 22 else f"{index}. …{name[-18:]}" for index, name in enumerate(names, 1)]
@@ -136,7 +139,7 @@ def _compare(
         pictures.make(
             lambda figure, narrow: draw_run_shares(figure.add_subplot(), runs, labels, colours),
             f"Share of the steps of each candidate in each of {steps}.",
-            "The share of the steps that each candidate made, in each run.",
+            captions.RUN_SHARES,
             bars,
             bars,
         ),
@@ -144,7 +147,7 @@ def _compare(
         pictures.make(
             draw_time,
             f"Time of training, selection and assessment of {steps}.",
-            "Training with its evaluations and checkpoints, selection, and the assessment of ω_t.",
+            captions.TIMES,
             bars + 0.3,
             bars + 0.3,
         ),
@@ -152,7 +155,8 @@ def _compare(
     links = "".join(f'<li><a href="#run-{index}">{escape(name)}</a></li>' for index, name in enumerate(names))
     header = f'<header><h1>{escape(title)}</h1><nav aria-label="Runs"><ul>{links}</ul></nav></header>'
     sections = [
-        f'<section id="run-{index}"><h2>{escape(name)}</h2>{RunSection(run, colours, pictures, level=3).html()}</section>'
+        f'<section id="run-{index}"><h2>{escape(name)}</h2>'
+        f"{RunSection(run, colours, pictures, level=3).html()}</section>"
         for index, (run, name) in enumerate(zip(runs, names, strict=True))
     ]
     return f"{header}<main>{''.join(parts)}{''.join(sections)}</main>"

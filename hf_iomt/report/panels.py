@@ -53,16 +53,20 @@ def draw_losses(axes: Axes, run: Run, narrow: bool = False, columns: int = 7, ri
     if losses:
         few = len(losses) <= 30
         raw = thin_out(losses, _MOST_POINTS)
-        style = {"marker": "o", "markersize": 2.5} if few else {}
-        axes.plot(*split_points(raw, top), color=MUTED.light, linewidth=0.7, alpha=0.75, label="training, logged", **style)
+        style: dict[str, Any] = {"marker": "o", "markersize": 2.5} if few else {}
+        axes.plot(
+            *split_points(raw, top), color=MUTED.light, linewidth=0.7, alpha=0.75, label="training, logged", **style
+        )
         smoothed = [(step, value) for (step, _), value in zip(losses, smooth([y for _, y in losses]), strict=True)]
         axes.plot(*split_points(thin_out(smoothed, _MOST_POINTS)), color=INK.light, linewidth=2.0, label="smoothed")
     for (name, points), marker in zip(series.items(), _MARKERS, strict=False):
         label = "evaluation" if name == "loss" else f"evaluation {name.removesuffix('_loss').replace('_', ' ')}"
-        style = {"markeredgecolor": INK.light, "markeredgewidth": 0.9, "markersize": 5 if len(points) < 60 else 3}
-        axes.plot(
-            *split_points(points, top), marker, linestyle="none", color="#f0e442", label=label, zorder=4, **style
-        )
+        edge: dict[str, Any] = {
+            "markeredgecolor": INK.light,
+            "markeredgewidth": 0.9,
+            "markersize": 5 if len(points) < 60 else 3,
+        }
+        axes.plot(*split_points(points, top), marker, linestyle="none", color="#f0e442", label=label, zorder=4, **edge)
     beyond = [step for points in (losses, *series.values()) for step, value in points if not value <= top]
     if beyond:
         axes.plot(
@@ -120,7 +124,12 @@ def draw_metrics(axes: Axes, run: Run, narrow: bool = False, right: bool = False
     _shade_race(axes, run)
     for (name, points), marker, dashes in zip(found.items(), _MARKERS, ("-", "--", ":", "-."), strict=False):
         axes.plot(
-            *split_points(points, top), dashes, marker=marker, color=INK.light, linewidth=1.4, markersize=4,
+            *split_points(points, top),
+            dashes,
+            marker=marker,
+            color=INK.light,
+            linewidth=1.4,
+            markersize=4,
             label=name.replace("_", " "),
         )
     if len(found) == 1:
@@ -137,9 +146,7 @@ def draw_shares(axes: Axes, run: Run, colours: Colours, narrow: bool = False) ->
     # From the first step on, which the first record made alone.
     steps = np.concatenate([[0.5], ends + 0.5])
     rows = [np.concatenate([row[:1], row]) for row in shares.values()]
-    axes.stackplot(
-        steps, rows, colors=[colours[name].light for name in shares], linewidth=0.6, edgecolor=PAPER.light
-    )
+    axes.stackplot(steps, rows, colors=[colours[name].light for name in shares], linewidth=0.6, edgecolor=PAPER.light)
     use_per_cent(axes)
     axes.grid(False)
     axes.set_ylabel("share of steps so far")
@@ -188,15 +195,25 @@ def draw_calibration(axes: Axes, run: Run, colours: Colours, narrow: bool = Fals
         colour, inside = colours[item.candidate].light, low <= item.score <= high
         height = item.score if inside else low if item.score < low else high
         axes.plot(
-            [item.mean - 2 * item.std, item.mean + 2 * item.std], [height, height], color=colour,
-            linewidth=0.7 if many else 1.1, alpha=0.35 if many else 0.6, solid_capstyle="butt",
+            [item.mean - 2 * item.std, item.mean + 2 * item.std],
+            [height, height],
+            color=colour,
+            linewidth=0.7 if many else 1.1,
+            alpha=0.35 if many else 0.6,
+            solid_capstyle="butt",
         )
         marker = ("v" if item.score < low else "^") if not inside else "o"
         axes.plot(
-            [item.mean], [height], marker, color=colour if item.covered else "none", markeredgecolor=colour,
-            markersize=3.5 if many else 5.5, clip_on=False, zorder=3,
+            [item.mean],
+            [height],
+            marker,
+            color=colour if item.covered else "none",
+            markeredgecolor=colour,
+            markersize=3.5 if many else 5.5,
+            clip_on=False,
+            zorder=3,
         )
-    ink: dict[str, object] = {"linestyle": "none", "color": INK.light, "markersize": 5}
+    ink: dict[str, Any] = {"linestyle": "none", "color": INK.light, "markersize": 5}
     axes.plot([], [], "o", label="score within 2σ", **ink)
     axes.plot([], [], "o", label="beyond", markerfacecolor="none", **ink)
     if any(not low <= item.score <= high for item in items):
@@ -224,8 +241,15 @@ def draw_times(axes: Axes, rows: Mapping[str, Mapping[str, float]], narrow: bool
     for part in PARTS:
         widths = np.array([rows[name].get(part, 0.0) / size for name in names])
         axes.barh(
-            range(len(names)), widths, left=left, height=0.6, label=part, color=TIME_COLOURS[part].light,
-            edgecolor=INK.light, linewidth=0.6, hatch="////" if part == "assessment" else None,
+            range(len(names)),
+            widths,
+            left=left,
+            height=0.6,
+            label=part,
+            color=TIME_COLOURS[part].light,
+            edgecolor=INK.light,
+            linewidth=0.6,
+            hatch="////" if part == "assessment" else None,
         )
         left += widths
     axes.set_yticks(range(len(names)), names if len(names) > 1 else [""])
@@ -247,7 +271,9 @@ def draw_transferability(axes: Axes, run: Run, narrow: bool = False) -> None:
         own = part.weight is None
         axes.barh(row, part.scaled, height=0.6, color=(INK if own else TIME_COLOURS["training"]).light)
         axes.text(part.scaled + 0.02, row, f"{part.scaled:.2f}", va="center", fontweight="bold" if own else "normal")
-    titles = [part.title if part.weight is None or part.title.startswith("ω") else f"σ({part.title})" for part in parts]
+    titles = [
+        part.title if part.weight is None or part.title.startswith("ω") else f"σ({part.title})" for part in parts
+    ]
     axes.set_yticks(range(len(parts)), titles)
     axes.set_ylim(len(parts) - 0.4, -0.6)
     axes.set_xlim(0, 1.15)
@@ -257,7 +283,9 @@ def draw_transferability(axes: Axes, run: Run, narrow: bool = False) -> None:
 
 def _shade_race(axes: Axes, run: Run) -> None:
     if race := run.race:
-        axes.axvspan(race[0]["first_step"] - 0.5, race[-1]["last_step"] + 0.5, color=SHADE.light, linewidth=0, zorder=0)
+        axes.axvspan(
+            race[0]["first_step"] - 0.5, race[-1]["last_step"] + 0.5, color=SHADE.light, linewidth=0, zorder=0
+        )
 
 
 def _limits(values: Sequence[float]) -> tuple[float, float]:

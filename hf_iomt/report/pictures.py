@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Inches of 72 CSS pixels.
-_WIDE, _HALF, _NARROW = 11.0, 7.0, 5.1
+_WIDE, _HALF, _NARROW = 11.0, 7.0, 4.3
 
 # Draws into a figure; the second argument says whether it is narrow.
 Draw = Callable[["Figure", bool], None]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from . import captions
 from .calibration import calibrate, predictions, why_none
 from .losses import evaluations, split_evaluations, thin_out, training_losses
 from .markup import Cell, details, escape, legend, paragraphs, table
-from .names import capitalize, short_names
+from .names import capitalize, per_cent, short_names
 from .panels import (
     Colours,
     draw_calibration,
@@ -87,16 +88,10 @@ class RunSection:
 
         def draw(figure: Figure, narrow: bool) -> None:
             grid = figure.add_gridspec(2, 1, height_ratios=(3.4, 0.9) if narrow else (3.4, 0.6))
-            draw_losses(figure.add_subplot(grid[0]), run, narrow, columns=3 if narrow else 7)
+            draw_losses(figure.add_subplot(grid[0]), run, narrow, columns=2 if narrow else 7)
             draw_ribbon(figure.add_subplot(grid[1]), run, self._colours, narrow)
 
-        caption = (
-            "Training loss over the optimizer steps, as it was logged and smoothed, and the loss of the evaluations. The "
-            "ribbon shows which candidate made the steps: its colour is the optimizer family, and within a family the "
-            "shade is the darker the larger the learning rate. A tick below it is a switch, a cross above it a cycle "
-            "that was undone."
-        )
-        picture = self._pictures.make(draw, self._describe_losses(), caption, 4.4, 4.6)
+        picture = self._pictures.make(draw, self._describe_losses(), captions.LOSSES, 4.4, 4.5)
         rows: list[list[Cell]] = [[step, value] for step, value in thin_out(training_losses(run), _MOST_ROWS)]
         data = details("Training losses as a table", table(["step", "loss"], rows, "Training losses")) if rows else ""
         return self._heading("Loss and decisions") + self._legend() + picture + data
@@ -124,9 +119,9 @@ class RunSection:
             picture = self._pictures.make(
                 lambda figure, narrow: draw_metrics(figure.add_subplot(), self._run, narrow),
                 "Metrics of the evaluations over the optimizer steps.",
-                "Metrics of the evaluations. Those within the shaded race saw whichever candidate happened to be racing.",
+                captions.METRICS,
                 2.4,
-                2.8,
+                2.4,
             )
         steps = sorted({step for points in found.values() for step, _ in points})
         values = {name: dict(points) for name, points in found.items()}
@@ -134,20 +129,21 @@ class RunSection:
         titles = ["step", *(name.replace("_", " ") for name in found)]
         data = table(titles, rows, "Evaluations")
         return (
-            self._heading("Evaluations") + picture + (data if len(rows) < 8 else details("Evaluations as a table", data))
+            self._heading("Evaluations")
+            + picture
+            + (data if len(rows) < 8 else details("Evaluations as a table", data))
         )
 
     def _shares_part(self) -> str:
         picture = self._pictures.make(
             lambda figure, narrow: draw_shares(figure.add_subplot(), self._run, self._colours, narrow),
             "Share of the steps so far that each candidate has made, stacked.",
-            "The share of the steps so far, from the first step on. In the race all candidates get about as many; a band "
-            "that grows afterwards is a candidate that the selection turned to.",
+            captions.SHARES,
             2.7,
-            3.0,
+            2.7,
         )
         rows: list[list[Cell]] = [
-            [row.name, row.steps, f"{row.share:.1%}", row.cycles, row.rolled_back, row.mean_score]
+            [row.name, row.steps, per_cent(row.share, 1), row.cycles, row.rolled_back, row.mean_score]
             for row in self._shares
         ]
         data = table(
@@ -162,10 +158,9 @@ class RunSection:
         picture = self._pictures.make(
             lambda figure, narrow: draw_rates(figure.add_subplot(), self._run, self._colours, narrow),
             "Learning rate at the start of each cycle on a logarithmic axis.",
-            "The learning rate that each cycle began with: the candidate's own times the schedule. The race runs at the "
-            "candidates' own rates.",
+            captions.RATES,
             2.6,
-            2.8,
+            2.5,
         )
         return self._heading("Learning rate") + picture
 
@@ -178,11 +173,9 @@ class RunSection:
         picture = self._pictures.make(
             lambda figure, narrow: draw_calibration(figure.add_subplot(), run, self._colours, narrow),
             f"Predicted against realised scores of {result.count} cycles. {result.verdict}",
-            "Each point is a cycle: to the right what the surrogate expected of it, with a bar of two standard deviations "
-            "on either side, upwards what came. On the dashed line both are equal. A surrogate that knows something has "
-            "points that rise to the right; one that knows how much it knows has 95 % of the bars cross the line.",
+            captions.CALIBRATION,
             4.6,
-            4.8,
+            4.3,
             half=True,
         )
         rows: list[list[Cell]] = [
@@ -197,15 +190,14 @@ class RunSection:
         picture = self._pictures.make(
             lambda figure, narrow: draw_times(figure.add_subplot(), {self._run.name: parts}, narrow),
             "Time: " + ", ".join(f"{name} {format_seconds(seconds)}" for name, seconds in parts.items()) + ".",
-            "Training with its evaluations and checkpoints; selection, which is choosing and judging with all probes of "
-            "the race; and the assessment, which measures ω_t before the first step.",
+            captions.TIMES,
             1.4,
             1.5,
             half=True,
         )
         total = sum(parts.values())
         rows: list[list[Cell]] = [
-            [name, format_seconds(seconds), f"{seconds / total:.1%}" if total else None]
+            [name, format_seconds(seconds), per_cent(seconds / total, 1) if total else None]
             for name, seconds in parts.items()
         ]
         return self._heading("Time") + picture + table(["part", "time", "share"], rows, "Time by part")
@@ -218,8 +210,7 @@ class RunSection:
         picture = self._pictures.make(
             lambda figure, narrow: draw_transferability(figure.add_subplot(), self._run, narrow),
             "Parts of the transferability weight: " + ", ".join(f"{part.title} {part.scaled:.2f}" for part in parts),
-            "ω_t is the weighted mean of the bars above it (Eq. 6): the performance before tuning, and the sigmoid σ of "
-            "what the features say.",
+            captions.TRANSFERABILITY,
             0.7 + 0.4 * len(parts),
             0.8 + 0.42 * len(parts),
             half=True,
@@ -243,11 +234,25 @@ class RunSection:
             ]
             for record in self._run.history
         ]
-        titles = ["cycle", "steps", "phase", "candidate", "learning rate", "score", "predicted", "σ", "undone", "seconds"]
+        titles = [
+            "cycle",
+            "steps",
+            "phase",
+            "candidate",
+            "learning rate",
+            "score",
+            "predicted",
+            "σ",
+            "undone",
+            "seconds",
+        ]
         content = details(
             "All cycles", table(titles, rows, "Cycles; in the race, undone means that the entrant did damage")
         )
-        for title, key in (("Settings of IOMT", "settings"), ("Trainer's arguments, where not the default", "arguments")):
+        for title, key in (
+            ("Settings of IOMT", "settings"),
+            ("Trainer's arguments, where not the default", "arguments"),
+        ):
             if values := (self._run.record or {}).get(key):
                 pairs: list[list[Cell]] = [[name, str(value)] for name, value in values.items()]
                 content += details(title, table(["name", "value"], pairs, capitalize(title)))

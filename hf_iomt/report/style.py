@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .palette import GRID, INK, MUTED, PAPER
 
@@ -29,7 +29,7 @@ def figure_style() -> Iterator[None]:
             "The figures of a report need matplotlib, which is not installed. Install the extra `plots`: "
             "pip install 'hf-iomt[plots]'."
         ) from error
-    settings = {
+    settings: dict[Any, Any] = {
         "font.family": ["DejaVu Sans"],
         "font.size": 9.0,
         "axes.labelsize": 9.0,

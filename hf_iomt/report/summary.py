@@ -8,7 +8,7 @@ import numpy as np
 
 from .calibration import calibrate, predictions, why_none
 from .losses import Points, evaluations, is_loss, training_losses
-from .names import capitalize, count, spoken_names
+from .names import capitalize, count, per_cent, spoken_names
 from .run import Run
 from .shares import candidate_shares
 from .times import format_seconds, time_parts
@@ -69,11 +69,11 @@ def _who(run: Run) -> str:
     rows = [row for row in candidate_shares(run) if row.steps > 0]
     if len(rows) == 1:
         return f"{names[rows[0].candidate]} did all the steps."
-    parts = [f"{names[row.candidate]} did {row.share:.0%} of the steps" for row in rows[:1]]
-    parts += [f"{names[row.candidate]} {row.share:.0%}" for row in rows[1:_NAMED]]
+    parts = [f"{names[row.candidate]} did {per_cent(row.share)} of the steps" for row in rows[:1]]
+    parts += [f"{names[row.candidate]} {per_cent(row.share)}" for row in rows[1:_NAMED]]
     if len(rows) > _NAMED:
         rest = sum(row.share for row in rows[_NAMED:])
-        parts.append(f"{count(len(rows) - _NAMED, 'other candidate')} {rest:.0%}")
+        parts.append(f"{count(len(rows) - _NAMED, 'other candidate')} {per_cent(rest)}")
     return f"{', '.join(parts[:-1])} and {parts[-1]}."
 
 
@@ -94,7 +94,9 @@ def _loss(run: Run) -> str:
         return "" if any("losses" in text for text in run.missing) else "No training loss was logged."
     finite = [value for _, value in losses if math.isfinite(value)]
     broken = len(losses) - len(finite)
-    note = f" {capitalize(count(broken, 'logged loss', 'logged losses'))} {'was' if broken == 1 else 'were'} not finite."
+    note = (
+        f" {capitalize(count(broken, 'logged loss', 'logged losses'))} {'was' if broken == 1 else 'were'} not finite."
+    )
     if not finite:
         return note.strip()
     part = max(1, len(finite) // 10)
@@ -140,8 +142,10 @@ def _time(run: Run) -> str:
     if "training" not in parts:
         return ""
     total = sum(parts.values())
-    shares = {name: seconds / total if total else 0.0 for name, seconds in parts.items()}
+    training, selection, assessment = (
+        per_cent(parts[name] / total if total else 0.0) for name in ("training", "selection", "assessment")
+    )
     return (
-        f"It took {format_seconds(total)}: {shares['training']:.0%} for training, {shares['selection']:.0%} for choosing "
-        f"and judging, {shares['assessment']:.0%} for measuring ω_t."
+        f"It took {format_seconds(total)}: {training} for training, {selection} for choosing and judging, "
+        f"{assessment} for measuring ω_t."
     )

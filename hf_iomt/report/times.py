@@ -12,8 +12,8 @@ def time_parts(run: Run) -> dict[str, float]:
     """
     Seconds of training (with evaluations and checkpoints), of selection and of measuring ω_t.
 
-    Without `iomt_run.json` training is what Trainer's own clock leaves, if it logged the end of training; a part that is
-    not known is left out.
+    Without `iomt_run.json` training is what Trainer's own clock leaves, if it logged the end of training; a part that
+    is not known is left out.
 
     Args:
         run ([`Run`]): The run.

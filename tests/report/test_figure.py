@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import builtins
+import math
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+import report_runs
+from PIL import Image
+
+from hf_iomt.report import draw_comparison, draw_run, read_run
+from hf_iomt.report.axes import set_scale
+from hf_iomt.report.palette import candidate_colours
+from hf_iomt.report.panels import draw_calibration, draw_losses, draw_ribbon, draw_shares
+from hf_iomt.report.style import figure_style, make_figure
+
+A, B = "adam:lr=0.001", "sgdm:lr=0.1"
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return read_run(report_runs.long_run(tmp_path_factory.mktemp("run"), 20))
+
+
+@pytest.fixture
+def axes():
+    with figure_style():
+        yield make_figure(6, 3).add_subplot()
+
+
+def texts(path):
+    return {element.text for element in ElementTree.parse(path).iter("{http://www.w3.org/2000/svg}text")}
+
+
+def test_a_run_as_png_and_as_svg(run, tmp_path):
+    draw_run(run, tmp_path / "new" / "run.png")
+    with Image.open(tmp_path / "new" / "run.png") as picture:
+        assert picture.width == 1650 and picture.height > 1000
+        assert len(picture.convert("RGB").getcolors(1 << 24)) > 100
+    draw_run(run, tmp_path / "run.svg")
+    found = texts(tmp_path / "run.svg")
+    # Text stays text.
+    assert {"loss", "smoothed", "Transferability", "optimizer step", "sgd · 1e-3", "rolled back"} <= found
+
+
+def test_the_same_run_gives_the_same_file(run, tmp_path):
+    draw_run(run, tmp_path / "a.svg")
+    draw_run(run, tmp_path / "b.svg")
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_settings_of_the_user_stay_and_do_not_matter(run, tmp_path):
+    import matplotlib
+
+    draw_run(run, tmp_path / "a.svg")
+    with matplotlib.rc_context({"font.size": 30, "text.color": "red", "svg.fonttype": "path"}):
+        draw_run(run, tmp_path / "b.svg")
+        assert matplotlib.rcParams["font.size"] == 30
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_another_suffix_is_refused(run, tmp_path):
+    with pytest.raises(ValueError, match=r"written as .png, .svg or .pdf, but got 'run.gif'. Choose one"):
+        draw_run(run, tmp_path / "run.gif")
+
+
+def test_without_matplotlib_the_extra_is_named(run, tmp_path, monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name.partition(".")[0] == "matplotlib":
+            raise ImportError("No module named 'matplotlib'")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(
+        ImportError, match=r"need matplotlib.* Install the extra `plots`: pip install 'hf-iomt\[plots\]'"
+    ):
+        draw_run(run, tmp_path / "run.png")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"cycles": 5},
+        {"cycles": 8, "candidates": [A]},
+        {"cycles": 12, "evaluations": 0, "race": False},
+        {"cycles": 12, "broken": 0.2},
+        {"cycles": 12, "broken": 1.0, "evaluations": 1},
+        {"cycles": 9, "candidates": [f"adam:lr={rate}" for rate in range(1, 40)], "undone": 1.0},
+    ],
+    ids=["short", "one candidate", "no evaluation", "losses that explode", "nothing finite", "many, all undone"],
+)
+def test_every_kind_of_run_can_be_drawn(settings, tmp_path):
+    draw_run(read_run(report_runs.long_run(tmp_path, **settings)), tmp_path / "run.svg")
+    assert "optimizer step" in texts(tmp_path / "run.svg")
+
+
+def test_a_run_without_anything_but_its_history(tmp_path):
+    draw_run(read_run(report_runs.write(tmp_path, [report_runs.cycle(A, 1, 1)])), tmp_path / "run.svg")
+    assert {"No losses were logged.", "ω_t is not known."} <= texts(tmp_path / "run.svg")
+
+
+def test_a_comparison(tmp_path):
+    folders = [report_runs.long_run(tmp_path / name, 6, evaluations=count) for name, count in (("a", 3), ("b", 0))]
+    draw_comparison([read_run(folder) for folder in folders], tmp_path / "both.svg")
+    assert {"a", "b", "accuracy", "training", "adam · 0.01"} <= texts(tmp_path / "both.svg")
+
+
+class TestPanels:
+    def test_the_ribbon_has_each_span_once_in_its_colour(self, axes, tmp_path):
+        history = [
+            report_runs.cycle(A, 1, 4),
+            report_runs.cycle(A, 5, 8),
+            report_runs.cycle(B, 9, 12, rolled_back=True),
+            report_runs.cycle(A, 13, 20),
+        ]
+        run = read_run(report_runs.write(tmp_path, history))
+        colours = candidate_colours(run.candidates)
+        draw_ribbon(axes, run, colours)
+        spans, others, ticks = axes.collections
+        edges = [sorted({x for x, _ in path.vertices}) for path in (*spans.get_paths(), *others.get_paths())]
+        assert edges == [[0.5, 8.5], [12.5, 20.5], [8.5, 12.5]]
+        assert [segment[0][0] for segment in ticks.get_segments()] == [8.5, 12.5]
+        assert axes.lines[0].get_xdata().tolist() == [10.5]
+
+    def test_shares_fill_the_panel(self, axes, tmp_path):
+        run = read_run(report_runs.write(tmp_path, [report_runs.cycle(A, 1, 10), report_runs.cycle(B, 11, 40)]))
+        draw_shares(axes, run, candidate_colours(run.candidates))
+        tops = [
+            max(y for x, y in path.vertices if x == 40.5) for area in axes.collections for path in area.get_paths()
+        ]
+        assert tops == pytest.approx([0.25, 1.0])
+
+    def test_losses_that_are_off_the_scale_are_marked_and_not_drawn(self, axes, tmp_path):
+        values = [1.0, 0.9, math.nan, 0.8, 1e9, 0.7, math.inf, 0.6, 0.5] * 5
+        logs = [{"step": step, "loss": value} for step, value in enumerate(values, 1)]
+        draw_losses(axes, read_run(report_runs.write(tmp_path, [report_runs.cycle(A, 1, 45)], logs)))
+        assert axes.get_ylim()[1] < 2
+        marked = next(line for line in axes.lines if line.get_label() == "off the scale or not finite")
+        expected = [step for step, value in enumerate(values, 1) if not value < 2]
+        assert list(marked.get_xdata()) == expected and len(expected) == 15
+
+    def test_predictions_beside_their_scores(self, axes, tmp_path):
+        known = {"predicted_mean": 0.1, "predicted_std": 0.05}
+        history = [
+            report_runs.cycle(A, 1, 4, **known, score=0.15),
+            report_runs.cycle(B, 5, 8, **known, score=0.3),
+            report_runs.cycle(B, 9, 12, **known, score=-1.0, rolled_back=True),
+        ]
+        run = read_run(report_runs.write(tmp_path, history))
+        colours = candidate_colours(run.candidates)
+        draw_calibration(axes, run, colours)
+        points = [line for line in axes.lines if len(line.get_xdata()) == 1]
+        assert [line.get_marker() for line in points] == ["o", "o", "v"]
+        # Within two standard deviations, or hollow.
+        assert [line.get_markerfacecolor() for line in points] == [colours[A].light, "none", "none"]
+        bars = [line for line in axes.lines if len(line.get_xdata()) == 2 and line.get_label().startswith("_")]
+        assert list(bars[0].get_xdata()) == pytest.approx([0.0, 0.2]) and list(bars[0].get_ydata()) == [0.15, 0.15]
+        # A score of -1 is at the edge, and does not stretch the scale.
+        assert axes.get_ylim()[0] > 0
+
+
+class TestScale:
+    def test_all_is_seen_where_nothing_stands_out(self, axes):
+        top = set_scale(axes, [1.0, 1.5, 2.0])
+        assert axes.get_ylim()[0] < 1 and axes.get_ylim()[1] == top > 2
+        assert axes.get_yscale() == "linear"
+
+    def test_losses_over_many_powers_of_ten_are_logarithmic(self, axes):
+        set_scale(axes, [10 ** (-index / 20) for index in range(80)])
+        assert axes.get_yscale() == "log"
+        assert [text.get_text() for text in axes.get_yticklabels()].count("1e-3") == 1
+
+    @pytest.mark.parametrize("values", [[], [math.nan], [0.0, 0.0], [5.0], [-3.0, -3.0], [1e-300, 1e300]])
+    def test_odd_values_have_limits(self, axes, values):
+        set_scale(axes, values)
+        bottom, top = axes.get_ylim()
+        assert math.isfinite(bottom) and math.isfinite(top) and bottom < top
