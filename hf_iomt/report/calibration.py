@@ -65,12 +65,10 @@ class Calibration:
         """Whether so few scores within two standard deviations are no chance."""
         if self.coverage is None:
             return False
-        inside, outside = NOMINAL_COVERAGE, 1 - NOMINAL_COVERAGE
-        terms = (
-            math.comb(self.count, number) * inside**number * outside ** (self.count - number)
-            for number in range(round(self.coverage * self.count) + 1)
-        )
-        return sum(terms) < _SIGNIFICANT
+        # Takes a second to import.
+        from scipy.stats import binom
+
+        return bool(binom.cdf(round(self.coverage * self.count), self.count, NOMINAL_COVERAGE) < _SIGNIFICANT)
 
     @property
     def verdict(self) -> str:

@@ -36,6 +36,14 @@ def run_names(runs: Sequence[Run]) -> list[str]:
     return [name if names.count(name) == 1 else f"{name} ({index})" for index, name in enumerate(names, 1)]
 
 
+def label_names(names: Sequence[str], most: int) -> list[str]:
+    """Names for pictures: those that are longer than `most` letters have a number, and their end, in its place."""
+    return [
+        name if len(name) <= most else f"{index}. …{name[len(name) - most + 4 :]}"
+        for index, name in enumerate(names, 1)
+    ]
+
+
 def metrics_table(runs: Sequence[Run], names: Sequence[str]) -> tuple[list[str], list[list[float | int | str | None]]]:
     """
     One row for each run: steps, rollbacks, seconds, and the last value of every metric.
@@ -59,6 +67,7 @@ def draw_run_losses(
     axes: Axes, runs: Sequence[Run], names: Sequence[str], colours: Sequence[Colour], narrow: bool = False
 ) -> None:
     """Smoothed training losses of all runs as lines, and losses of evaluations as points."""
+    labels = label_names(names, _legend_letters(narrow))
     curves = []
     for run in runs:
         losses = training_losses(run)
@@ -70,11 +79,11 @@ def draw_run_losses(
         write_nothing(axes, "No losses were logged.")
         return
     top = set_scale(axes, values)
-    for (curve, points), name, colour in zip(curves, names, colours, strict=True):
+    for (curve, points), name, colour in zip(curves, labels, colours, strict=True):
         axes.plot(*split_points(thin_out(curve, _MOST_POINTS), top), color=colour.light, linewidth=1.8, label=name)
         axes.plot(*split_points(points, top), "D", color=colour.light, markersize=4.5, markeredgecolor=PAPER.light)
     axes.set_ylabel("loss")
-    legend_above(axes, 1 if narrow else 4)
+    legend_above(axes, 1 if narrow else 3)
     use_step_ticks(axes, max(run.steps for run in runs), narrow)
 
 
@@ -89,21 +98,24 @@ def draw_run_metric(
     axes: Axes, runs: Sequence[Run], names: Sequence[str], colours: Sequence[Colour], narrow: bool = False
 ) -> None:
     """The metric that the runs share, over their steps."""
+    labels = label_names(names, _legend_letters(narrow))
     metric = shared_metric(runs)
     series = [] if metric is None else [evaluations(run).get(metric, []) for run in runs]
     if metric is None or not any(series):
         write_nothing(axes, "No metrics were evaluated.")
         return
     top = set_scale(axes, [value for points in series for _, value in points])
-    for points, name, colour in zip(series, names, colours, strict=True):
+    for points, name, colour in zip(series, labels, colours, strict=True):
         if points:
             axes.plot(*split_points(points, top), "D-", color=colour.light, linewidth=1.6, markersize=4, label=name)
     axes.set_ylabel(metric.replace("_", " "))
-    legend_above(axes, 1 if narrow else 4)
+    legend_above(axes, 1 if narrow else 3)
     use_step_ticks(axes, max(run.steps for run in runs), narrow)
 
 
-def draw_run_shares(axes: Axes, runs: Sequence[Run], names: Sequence[str], colours: Colours) -> None:
+def draw_run_shares(
+    axes: Axes, runs: Sequence[Run], names: Sequence[str], colours: Colours, narrow: bool = False
+) -> None:
     """The share of the steps that each candidate made, a bar for each run."""
     for row, run in enumerate(runs):
         left = 0.0
@@ -118,7 +130,16 @@ def draw_run_shares(axes: Axes, runs: Sequence[Run], names: Sequence[str], colou
                 linewidth=0.6,
             )
             left += item.share
-    axes.set_yticks(range(len(runs)), list(names))
+    axes.set_yticks(range(len(runs)), label_names(names, axis_letters(narrow)))
     axes.set_ylim(len(runs) - 0.5, -0.5)
     use_per_cent(axes, "x")
     axes.grid(False)
+
+
+def axis_letters(narrow: bool) -> int:
+    """How long names beside bars may be."""
+    return 10 if narrow else 24
+
+
+def _legend_letters(narrow: bool) -> int:
+    return 34 if narrow else 40

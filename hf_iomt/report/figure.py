@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .comparison import draw_run_losses, draw_run_metric, draw_run_shares, run_names, shared_metric
+from .comparison import (
+    axis_letters,
+    draw_run_losses,
+    draw_run_metric,
+    draw_run_shares,
+    label_names,
+    run_names,
+    shared_metric,
+)
 from .losses import split_evaluations
 from .names import count, short_names
 from .palette import MUTED, candidate_colours, run_colours
@@ -108,7 +116,8 @@ def draw_comparison(runs: Sequence[Run], path: str | os.PathLike[str]) -> None:
         shares, times = rows
         draw_run_shares(shares, runs, names, colours)
         shares.set_title("Who made the steps")
-        draw_times(times, {name: time_parts(run) for name, run in zip(names, runs, strict=True)})
+        labels = label_names(names, axis_letters(narrow=False))
+        draw_times(times, {name: time_parts(run) for name, run in zip(labels, runs, strict=True)})
         used = list(dict.fromkeys(row.candidate for run in runs for row in candidate_shares(run) if row.steps > 0))
         _add_legend(figure, used, colours, short_names(candidates))
         _write(figure, path)

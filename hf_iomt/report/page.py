@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 from .. import __version__
 from . import captions
 from .comparison import (
+    axis_letters,
     draw_run_losses,
     draw_run_metric,
     draw_run_shares,
+    label_names,
     metrics_table,
     run_names,
     shared_metric,
@@ -127,17 +129,16 @@ def _compare(
     bars = 0.6 + 0.42 * len(runs)
 
     def draw_time(figure: Figure, narrow: bool) -> None:
-        draw_times(
-            figure.add_subplot(), {name: time_parts(run) for name, run in zip(labels, runs, strict=True)}, narrow
-        )
+        # Names of folders can be longer than a telephone is wide; the order is that of the table.
+        labels = label_names(names, axis_letters(narrow))
+        rows = {name: time_parts(run) for name, run in zip(labels, runs, strict=True)}
+        draw_times(figure.add_subplot(), rows, narrow)
 
-    # Names of folders can be longer than a telephone is wide; the order is that of the table.
-    labels = [name if len(name) <= 22 else f"{index}. …{name[-18:]}" for index, name in enumerate(names, 1)]
     parts += [
         "<h3>Who made the steps</h3>",
         legend([short[name] for name in used], [f"var(--c-{colours[name].light[1:]})" for name in used], _MOST_NAMES),
         pictures.make(
-            lambda figure, narrow: draw_run_shares(figure.add_subplot(), runs, labels, colours),
+            lambda figure, narrow: draw_run_shares(figure.add_subplot(), runs, names, colours, narrow),
             f"Share of the steps of each candidate in each of {steps}.",
             captions.RUN_SHARES,
             bars,

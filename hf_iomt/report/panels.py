@@ -178,6 +178,8 @@ def draw_rates(axes: Axes, run: Run, colours: Colours, narrow: bool = False) -> 
 
 def draw_calibration(axes: Axes, run: Run, colours: Colours, narrow: bool = False) -> None:
     """Predicted mean ± 2σ against the score that came; on the diagonal where both are equal."""
+    from matplotlib.collections import LineCollection
+
     items = predictions(run)
     if not items:
         write_nothing(axes, f"No predictions: {why_none(run)}.")
@@ -191,24 +193,31 @@ def draw_calibration(axes: Axes, run: Run, colours: Colours, narrow: bool = Fals
     axes.set_ylim(low, high)
     axes.axline((0, 0), slope=1, color=MUTED.light, linewidth=1, dashes=(4, 3), label="as predicted")
     many = len(items) > 80
-    for item in items:
-        colour, inside = colours[item.candidate].light, low <= item.score <= high
-        height = item.score if inside else low if item.score < low else high
-        axes.plot(
-            [item.mean - 2 * item.std, item.mean + 2 * item.std],
-            [height, height],
-            color=colour,
-            linewidth=0.7 if many else 1.1,
+    # Points that look alike are one line: a picture of many cycles stays small.
+    alike: dict[tuple[str, str, bool], list[tuple[float, float]]] = {}
+    heights = [min(max(item.score, low), high) for item in items]
+    for item, height in zip(items, heights, strict=True):
+        marker = "o" if height == item.score else "v" if item.score < low else "^"
+        alike.setdefault((item.candidate, marker, item.covered), []).append((item.mean, height))
+    bars = [
+        [(item.mean - 2 * item.std, height), (item.mean + 2 * item.std, height)]
+        for item, height in zip(items, heights, strict=True)
+    ]
+    axes.add_collection(
+        LineCollection(
+            bars,
+            colors=[colours[item.candidate].light for item in items],
+            linewidths=0.7 if many else 1.1,
             alpha=0.35 if many else 0.6,
-            solid_capstyle="butt",
-        )
-        marker = ("v" if item.score < low else "^") if not inside else "o"
+        ),
+        autolim=False,
+    )
+    for (candidate, marker, covered), points in alike.items():
         axes.plot(
-            [item.mean],
-            [height],
+            *zip(*points, strict=True),
             marker,
-            color=colour if item.covered else "none",
-            markeredgecolor=colour,
+            color=colours[candidate].light if covered else "none",
+            markeredgecolor=colours[candidate].light,
             markersize=3.5 if many else 5.5,
             clip_on=False,
             zorder=3,

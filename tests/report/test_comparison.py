@@ -6,7 +6,7 @@ import pytest
 import report_runs
 
 from hf_iomt.report import Run, read_run
-from hf_iomt.report.comparison import metrics_table, run_names, shared_metric
+from hf_iomt.report.comparison import label_names, metrics_table, run_names, shared_metric
 
 A = "adam:lr=0.01"
 
@@ -27,6 +27,11 @@ def at(*paths):
 )
 def test_runs_have_different_names(paths, names):
     assert run_names(at(*paths)) == names
+
+
+def test_long_names_keep_their_end_and_have_a_number():
+    labels = label_names(["short", "runs/of/monday/first", "runs/of/monday/second"], 12)
+    assert labels == ["short", "2. …ay/first", "3. …y/second"] and max(map(len, labels)) == 12
 
 
 def test_table_has_the_last_value_of_every_metric(tmp_path):
