@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -123,6 +125,68 @@ def test_candidates_explains_what_it_cannot_read(text, message, capsys):
     assert printed.out == ""
     assert printed.err.startswith("hf-iomt candidates: error: ")
     assert message in printed.err
+
+
+class TestReport:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        cycles = [(1, 30, "sgdm:lr=0.1"), (31, 40, "adam:lr=0.001")]
+        history = [
+            {
+                **{"cycle": index, "first_step": first, "last_step": last, "candidate": name, "phase": "surrogate"},
+                **{"family": name.partition(":")[0], "learning_rate": 0.1},
+            }
+            for index, (first, last, name) in enumerate(cycles)
+        ]
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "iomt_history.json").write_text(json.dumps(history))
+        return tmp_path / "run"
+
+    def test_prints_a_summary_and_writes_beside_the_run(self, folder, capsys):
+        assert main(["report", str(folder)]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[1] == "SGDM at 0.1 did 75 % of the steps and Adam at 1e-3 25 %."
+        written = [folder / f"iomt_report{suffix}" for suffix in (".html", ".png", ".svg")]
+        assert lines[-4:] == ["Written:", *map(str, written)]
+        assert all(path.stat().st_size > 10_000 for path in written)
+
+    def test_compares_several_where_it_is_told(self, folder, tmp_path, capsys):
+        other = shutil.copytree(folder, tmp_path / "other")
+        assert main(["report", str(folder), str(other), "--output", str(tmp_path / "out")]) == 0
+        assert {"run:", "other:"} <= set(capsys.readouterr().out.splitlines())
+        assert "<h2>Comparison</h2>" in (tmp_path / "out" / "iomt_report.html").read_text(encoding="utf-8")
+        assert not (folder / "iomt_report.html").exists()
+
+    def test_a_folder_that_is_none_exits_with_2(self, folder, tmp_path, capsys):
+        assert main(["report", str(folder), str(tmp_path / "nowhere")]) == 2
+        printed = capsys.readouterr()
+        assert printed.out == "" and printed.err.startswith("hf-iomt report: error: ")
+        assert "nowhere has no iomt_history.json. Give the `output_dir` of a run" in printed.err
+
+    def test_a_damaged_history_exits_with_2(self, folder, capsys):
+        (folder / "iomt_history.json").write_text("[")
+        assert main(["report", str(folder)]) == 2
+        assert "iomt_history.json is damaged" in capsys.readouterr().err
+
+    def test_a_place_that_cannot_be_written_exits_with_2(self, folder, capsys):
+        assert main(["report", str(folder), "--output", str(folder / "iomt_history.json" / "new")]) == 2
+        assert "iomt_history.json" in capsys.readouterr().err
+
+    def test_without_matplotlib_the_summary_is_there_and_the_extra_is_named(self, folder):
+        code = (
+            "import sys\nsys.modules['matplotlib'] = None\nfrom hf_iomt.cli import main\n"
+            f"sys.exit(main(['report', {str(folder)!r}]))"
+        )
+        done = run_python("-c", code)
+        assert done.returncode == 2 and "SGDM at 0.1 did 75 % of the steps" in done.stdout
+        assert done.stderr.strip().endswith("Install the extra `plots`: pip install 'hf-iomt[plots]'.")
+
+    def test_does_not_wait_for_torch(self, folder):
+        code = (
+            f"import sys\nfrom hf_iomt.cli import main\nmain(['report', {str(folder)!r}])\n"
+            "print({'torch', 'transformers'} & set(sys.modules), file=sys.stderr)"
+        )
+        assert run_python("-c", code).stderr.strip() == "set()"
 
 
 def test_demo_refuses_a_folder_it_cannot_make(tmp_path, capsys):

@@ -24,6 +24,8 @@ Colours = Mapping[str, Colour]
 
 # Points of a curve that are drawn, at most: more than a screen has columns.
 _MOST_POINTS = 1500
+# Records of the shares so far, of the first ones and of all.
+_MOST_ENDS = 120
 # Series of evaluations in one panel.
 _MOST_SERIES = 4
 # Rollbacks, and losses that are off the scale.
@@ -143,9 +145,12 @@ def draw_metrics(axes: Axes, run: Run, narrow: bool = False, right: bool = False
 def draw_shares(axes: Axes, run: Run, colours: Colours, narrow: bool = False) -> None:
     """The share of the steps so far that each candidate has made, one above the other."""
     ends, shares = cumulative_shares(run)
+    # Later on a cycle changes little, and a screen has only so many columns.
+    first = min(len(ends), _MOST_ENDS)
+    shown = np.unique([*range(first), *np.linspace(first - 1, len(ends) - 1, _MOST_ENDS).round().astype(int)])
     # From the first step on, which the first record made alone.
-    steps = np.concatenate([[0.5], ends + 0.5])
-    rows = [np.concatenate([row[:1], row]) for row in shares.values()]
+    steps = np.concatenate([[0.5], ends[shown] + 0.5])
+    rows = [np.concatenate([row[:1], row[shown]]) for row in shares.values()]
     axes.stackplot(steps, rows, colors=[colours[name].light for name in shares], linewidth=0.6, edgecolor=PAPER.light)
     use_per_cent(axes)
     axes.grid(False)
