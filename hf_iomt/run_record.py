@@ -93,7 +93,7 @@ class RunRecordMixin(_Base):
             self.state.save_to_json(path)
 
     def run_record(self) -> dict[str, Any]:
-        """What `iomt_run.json` holds, see the README."""
+        """What `iomt_run.json` holds, see `docs/report.md`."""
         assert self.interleaving is not None
         selector, loop = self.interleaving.selector.settings, self.interleaving.settings
         resolved = {"iomt_switch_steps": loop.switch_steps, "iomt_initial_cycles": selector.initial_cycles}

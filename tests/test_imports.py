@@ -117,3 +117,15 @@ def test_no_file_is_longer_than_400_lines():
     assert len(FILES) > 15
     lengths = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
     assert {name: length for name, length in lengths.items() if length > 400} == {}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((PACKAGE / "report").glob("*.py")), ids=lambda path: path.relative_to(PACKAGE).as_posix()
+)
+def test_the_report_knows_only_files_and_numbers(path):
+    names = imported_modules(path.read_text(encoding="utf-8"), module_of(path))
+    outside = {name.partition(".")[0] for name in names} - {"hf_iomt"}
+    assert not outside & {*UPPER, "torch", "sklearn", "datasets"}
+    # Of the package its own files, and the version.
+    own = {name for name in names if name.startswith("hf_iomt")}
+    assert {name for name in own if not name.startswith("hf_iomt.report")} <= {"hf_iomt", "hf_iomt.__version__"}

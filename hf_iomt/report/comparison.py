@@ -81,7 +81,14 @@ def draw_run_losses(
     top = set_scale(axes, values)
     for (curve, points), name, colour in zip(curves, labels, colours, strict=True):
         axes.plot(*split_points(thin_out(curve, _MOST_POINTS), top), color=colour.light, linewidth=1.8, label=name)
-        axes.plot(*split_points(points, top), "D", color=colour.light, markersize=4.5, markeredgecolor=PAPER.light)
+        axes.plot(
+            *split_points(points, top),
+            "D",
+            color=colour.light,
+            markersize=4.5,
+            markeredgecolor=PAPER.light,
+            clip_on=False,
+        )
     axes.set_ylabel("loss")
     legend_above(axes, 1 if narrow else 3)
     use_step_ticks(axes, max(run.steps for run in runs), narrow)
@@ -107,7 +114,15 @@ def draw_run_metric(
     top = set_scale(axes, [value for points in series for _, value in points])
     for points, name, colour in zip(series, labels, colours, strict=True):
         if points:
-            axes.plot(*split_points(points, top), "D-", color=colour.light, linewidth=1.6, markersize=4, label=name)
+            axes.plot(
+                *split_points(points, top),
+                "D-",
+                color=colour.light,
+                linewidth=1.6,
+                markersize=4,
+                clip_on=False,
+                label=name,
+            )
     axes.set_ylabel(metric.replace("_", " "))
     legend_above(axes, 1 if narrow else 3)
     use_step_ticks(axes, max(run.steps for run in runs), narrow)

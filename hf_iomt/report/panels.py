@@ -68,7 +68,16 @@ def draw_losses(axes: Axes, run: Run, narrow: bool = False, columns: int = 7, ri
             "markeredgewidth": 0.9,
             "markersize": 5 if len(points) < 60 else 3,
         }
-        axes.plot(*split_points(points, top), marker, linestyle="none", color="#f0e442", label=label, zorder=4, **edge)
+        axes.plot(
+            *split_points(points, top),
+            marker,
+            linestyle="none",
+            color="#f0e442",
+            label=label,
+            zorder=4,
+            clip_on=False,
+            **edge,
+        )
     beyond = [step for points in (losses, *series.values()) for step, value in points if not value <= top]
     if beyond:
         axes.plot(
@@ -132,6 +141,7 @@ def draw_metrics(axes: Axes, run: Run, narrow: bool = False, right: bool = False
             color=INK.light,
             linewidth=1.4,
             markersize=4,
+            clip_on=False,
             label=name.replace("_", " "),
         )
     if len(found) == 1:
