@@ -23,6 +23,7 @@ from .selection import HISTORY_NAME
 
 if TYPE_CHECKING:
     from .interleaving import Interleaving
+    from .range_test import RangeTest
     from .training_args import IOMTTrainingArguments
     from .transferability import Transferability
 
@@ -58,6 +59,7 @@ class RunRecordMixin(_Base):
     args: IOMTTrainingArguments
     interleaving: Interleaving | None
     transferability: Transferability | None
+    range_test: RangeTest | None
     _restored: dict[str, Any] | None
     _began: float | None = None
     # Of the whole run before this process; then, once training has ended, of all of it.
@@ -112,10 +114,14 @@ class RunRecordMixin(_Base):
         }
 
     def _seconds(self) -> dict[str, float]:
-        """Seconds of the run by what they were spent on; evaluations and checkpoints count as training."""
+        """
+        Seconds of the run by what they were spent on. The range test is selection, evaluations and checkpoints are
+        training.
+        """
         assert self.interleaving is not None
         total = self._seconds_so_far() if self._total_seconds is None else self._total_seconds
         selection = sum(record.seconds for record in self.interleaving.records)
+        selection += self.range_test.seconds if self.range_test is not None else 0.0
         assessment = self.transferability.seconds if self.transferability is not None else 0.0
         return {
             "training": max(total - selection - assessment, 0.0),

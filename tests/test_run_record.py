@@ -199,6 +199,14 @@ def test_an_evaluation_before_training_writes_nothing(tmp_path):
     assert not (tmp_path / "run" / "trainer_state.json").exists()
 
 
+def test_the_range_test_is_selection(tmp_path):
+    trainer = make(tmp_path, iomt_candidates="auto", max_steps=120)
+    trainer.train()
+    assert trainer.range_test.seconds > 0
+    cycles = sum(record["seconds"] for record in trainer.iomt_history)
+    assert read(tmp_path)["seconds"]["selection"] == pytest.approx(cycles + trainer.range_test.seconds)
+
+
 def test_nothing_assessed_takes_no_time(tmp_path):
     trainer = make(tmp_path, iomt_transferability="off", max_steps=10)
     trainer.train()

@@ -23,8 +23,8 @@ CALIBRATION = (
     "that rise to the right; one that knows how much it knows has 95 % of the bars cross the line."
 )
 TIMES = (
-    "Training with its evaluations and checkpoints; selection, which is choosing and judging with all probes of the "
-    "race; and the assessment, which measures ω_t before the first step."
+    "Training with its evaluations and checkpoints; selection, which is the range test, choosing, and judging with "
+    "all probes of the race; and the assessment, which measures ω_t before the first step."
 )
 TRANSFERABILITY = (
     "ω_t is the weighted mean of the bars above it (Eq. 6): the performance before tuning, and the sigmoid σ of what "

@@ -8,12 +8,13 @@ import numpy as np
 
 from .calibration import calibrate, predictions, why_none
 from .losses import Points, evaluations, is_loss, training_losses
-from .names import capitalize, count, per_cent, spoken_names
+from .names import capitalize, count, format_rate, per_cent, spoken_names
 from .run import Run
 from .shares import candidate_shares
 from .times import format_seconds, time_parts
 from .transferability_parts import describe_transferability
 
+_RANGE_TEST = "iomt/range_test/learning_rate"
 # Candidates that are named; the others are counted.
 _NAMED = 3
 
@@ -31,6 +32,7 @@ def summarize_run(run: Run) -> list[str]:
     sentences = [
         _length(run),
         _who(run),
+        _range_test(run),
         _undone(run),
         _loss(run),
         *_evaluation(run),
@@ -75,6 +77,11 @@ def _who(run: Run) -> str:
         rest = sum(row.share for row in rows[_NAMED:])
         parts.append(f"{count(len(rows) - _NAMED, 'other candidate')} {per_cent(rest)}")
     return f"{', '.join(parts[:-1])} and {parts[-1]}."
+
+
+def _range_test(run: Run) -> str:
+    found = [entry[_RANGE_TEST] for entry in run.log_history if isinstance(entry.get(_RANGE_TEST), (int, float))]
+    return f"The range test found {format_rate(found[-1])} to be the learning rate for AdamW." if found else ""
 
 
 def _undone(run: Run) -> str:

@@ -100,6 +100,13 @@ class TestLosses:
         assert "The least evaluation loss was 0.200, at step 50." in found
 
 
+def test_the_range_test(tmp_path):
+    logs = [{"step": 0, "iomt/range_test/learning_rate": 0.0025}]
+    assert "The range test found 2.5e-3 to be the learning rate for AdamW." in sentences(
+        tmp_path, [report_runs.cycle(A, 1, 5)], logs
+    )
+
+
 def test_time(tmp_path):
     record = {"seconds": {"training": 90.0, "selection": 8.0, "assessment": 2.0, "total": 100.0}}
     found = sentences(tmp_path, [report_runs.cycle(A, 1, 5)], record=record)
