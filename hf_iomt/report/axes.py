@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # Values beyond the middle part by more than so many times its height are off the scale: a loss that exploded must not
 # press all others flat.
 _MIDDLE = (2.0, 95.0)
-_BEYOND = 1.0
+_BEYOND = 3.0
 # From this quotient of largest and smallest on, an axis is logarithmic.
 _LOGARITHMIC = 30.0
 
@@ -57,7 +57,15 @@ def use_log_ticks(axes: Axes, bottom: float, top: float) -> None:
 
     axes.set_yscale("log")
     decades = np.log10(top / bottom)
-    subs = (1.0,) if decades > 2.2 else (1.0, 2.0, 5.0) if decades > 0.7 else tuple(np.arange(1.0, 10.0, 0.5))
+    subs = (
+        (1.0,)
+        if decades > 3.5
+        else (1.0, 3.0)
+        if decades > 1.7
+        else (1.0, 2.0, 5.0)
+        if decades > 0.7
+        else tuple(np.arange(1.0, 10.0, 0.5))
+    )
     axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=8))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_rate(value)))
