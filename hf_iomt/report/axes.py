@@ -41,7 +41,8 @@ def set_scale(axes: Axes, values: Sequence[float]) -> float:
     if logarithmic:
         finite, low, high = np.log10(finite), np.log10(low), np.log10(high)
     reach = max(high - low, 1e-3 * max(abs(high), abs(low)), 1e-9)
-    bottom, top = max(finite.min(), low - _BEYOND * reach), min(finite.max(), high + _BEYOND * reach)
+    seen = finite[(finite >= low - _BEYOND * reach) & (finite <= high + _BEYOND * reach)]
+    bottom, top = seen.min(), seen.max()
     margin = 0.06 * max(top - bottom, reach)
     bottom, top = bottom - margin, top + margin
     if logarithmic:
@@ -117,6 +118,12 @@ def legend_above(axes: Axes, columns: int, right: bool = False, more: Sequence[A
             handlelength=1.6,
             handletextpad=0.6,
         )
+
+
+def plot_points(axes: Axes, steps: Sequence[float], values: Sequence[float], *style: str, **settings: Any) -> None:
+    """Plot points that may lie on the edge of the axes and are whole there; none takes part in the layout."""
+    (line,) = axes.plot(steps, values, *style, clip_on=False, **settings)
+    line.set_in_layout(False)
 
 
 def split_points(points: Sequence[tuple[int, float]], top: float = math.inf) -> tuple[list[int], list[float]]:

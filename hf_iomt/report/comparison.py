@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .axes import legend_above, set_scale, split_points, use_per_cent, use_step_ticks
+from .axes import legend_above, plot_points, set_scale, split_points, use_per_cent, use_step_ticks
 from .losses import evaluations, final_metrics, smooth, split_evaluations, thin_out, training_losses
 from .palette import PAPER, Colour
 from .panels import Colours
@@ -81,13 +81,13 @@ def draw_run_losses(
     top = set_scale(axes, values)
     for (curve, points), name, colour in zip(curves, labels, colours, strict=True):
         axes.plot(*split_points(thin_out(curve, _MOST_POINTS), top), color=colour.light, linewidth=1.8, label=name)
-        axes.plot(
+        plot_points(
+            axes,
             *split_points(points, top),
             "D",
             color=colour.light,
             markersize=4.5,
             markeredgecolor=PAPER.light,
-            clip_on=False,
         )
     axes.set_ylabel("loss")
     legend_above(axes, 1 if narrow else 3)
@@ -114,13 +114,13 @@ def draw_run_metric(
     top = set_scale(axes, [value for points in series for _, value in points])
     for points, name, colour in zip(series, labels, colours, strict=True):
         if points:
-            axes.plot(
+            plot_points(
+                axes,
                 *split_points(points, top),
                 "D-",
                 color=colour.light,
                 linewidth=1.6,
                 markersize=4,
-                clip_on=False,
                 label=name,
             )
     axes.set_ylabel(metric.replace("_", " "))

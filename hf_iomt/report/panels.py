@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .axes import legend_above, set_scale, split_points, use_log_ticks, use_per_cent, use_step_ticks
+from .axes import legend_above, plot_points, set_scale, split_points, use_log_ticks, use_per_cent, use_step_ticks
 from .calibration import predictions, why_none
 from .losses import smooth, split_evaluations, thin_out, training_losses
 from .palette import INK, MUTED, OKABE_ITO, PAPER, SHADE, Colour
@@ -68,26 +68,26 @@ def draw_losses(axes: Axes, run: Run, narrow: bool = False, columns: int = 7, ri
             "markeredgewidth": 0.9,
             "markersize": 5 if len(points) < 60 else 3,
         }
-        axes.plot(
+        plot_points(
+            axes,
             *split_points(points, top),
             marker,
             linestyle="none",
             color="#f0e442",
             label=label,
             zorder=4,
-            clip_on=False,
             **edge,
         )
     beyond = [step for points in (losses, *series.values()) for step, value in points if not value <= top]
     if beyond:
-        axes.plot(
+        plot_points(
+            axes,
             beyond,
             [1.0] * len(beyond),
             "^",
             color=ALARM,
             markersize=5,
             transform=axes.get_xaxis_transform(),
-            clip_on=False,
             zorder=5,
             label="off the scale or not finite",
         )
@@ -116,7 +116,7 @@ def draw_ribbon(axes: Axes, run: Run, colours: Colours, narrow: bool = False) ->
     undone = [(record["first_step"] + record["last_step"]) / 2 for record in run.undone]
     if undone:
         size = 5.0 if len(undone) < 60 else 3.0
-        axes.plot(undone, [1.45] * len(undone), "x", color=ALARM, markersize=size, markeredgewidth=1.2, clip_on=False)
+        plot_points(axes, undone, [1.45] * len(undone), "x", color=ALARM, markersize=size, markeredgewidth=1.2)
     axes.set_ylim(-0.6, 1.9 if undone else 1.05)
     axes.set_yticks([])
     axes.grid(False)
@@ -134,14 +134,14 @@ def draw_metrics(axes: Axes, run: Run, narrow: bool = False, right: bool = False
     top = set_scale(axes, values)
     _shade_race(axes, run)
     for (name, points), marker, dashes in zip(found.items(), _MARKERS, ("-", "--", ":", "-."), strict=False):
-        axes.plot(
+        plot_points(
+            axes,
             *split_points(points, top),
             dashes,
             marker=marker,
             color=INK.light,
             linewidth=1.4,
             markersize=4,
-            clip_on=False,
             label=name.replace("_", " "),
         )
     if len(found) == 1:
@@ -228,13 +228,13 @@ def draw_calibration(axes: Axes, run: Run, colours: Colours, narrow: bool = Fals
         autolim=False,
     )
     for (candidate, marker, covered), points in alike.items():
-        axes.plot(
+        plot_points(
+            axes,
             *zip(*points, strict=True),
             marker,
             color=colours[candidate].light if covered else "none",
             markeredgecolor=colours[candidate].light,
             markersize=3.5 if many else 5.5,
-            clip_on=False,
             zorder=3,
         )
     ink: dict[str, Any] = {"linestyle": "none", "color": INK.light, "markersize": 5}

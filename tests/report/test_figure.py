@@ -133,7 +133,7 @@ class TestPanels:
         values[10], values[50], values[70] = math.nan, 1e9, math.inf
         logs = [{"step": step, "loss": value} for step, value in enumerate(values, 1)]
         draw_losses(axes, read_run(report_runs.write(tmp_path, [report_runs.cycle(A, 1, 120)], logs)))
-        assert axes.get_ylim()[1] < 3
+        assert axes.get_ylim()[1] < 1.1
         marked = next(line for line in axes.lines if line.get_label() == "off the scale or not finite")
         assert list(marked.get_xdata()) == [11, 51, 71]
 
@@ -166,8 +166,8 @@ class TestScale:
 
     def test_a_high_start_is_on_the_scale_and_an_explosion_is_not(self, axes):
         falling = [0.5 + 0.001 * index for index in range(99)]
-        assert set_scale(axes, [0.9, *falling]) > 0.9
-        assert set_scale(axes, [1e5, *falling]) < 2
+        assert set_scale(axes, [0.85, *falling]) > 0.85
+        assert set_scale(axes, [1e5, *falling]) < 0.7
 
     def test_losses_over_many_powers_of_ten_are_logarithmic(self, axes):
         set_scale(axes, [10 ** (-index / 20) for index in range(80)])
