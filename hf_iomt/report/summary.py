@@ -120,6 +120,8 @@ def _evaluation(run: Run) -> list[str]:
         return [] if any("losses" in text for text in run.missing) else ["There was no evaluation."]
     step = max(points[-1][0] for points in found.values())
     last = {name: points[-1][1] for name, points in found.items() if points[-1][0] == step}
+    # The file has them by the alphabet.
+    last = dict(sorted(last.items(), key=lambda item: not is_loss(item[0])))
     sentences = [
         f"The last evaluation, at step {step:,}: "
         + ", ".join(f"{name.replace('_', ' ')} {format_value(value)}" for name, value in last.items())

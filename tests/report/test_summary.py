@@ -92,8 +92,8 @@ class TestLosses:
 
     def test_evaluations(self, tmp_path):
         logs = [
-            {"step": 50, "eval_loss": 0.2, "eval_macro_f1": 0.8},
-            {"step": 100, "eval_loss": 0.3, "eval_macro_f1": 0.9},
+            {"step": 50, "eval_macro_f1": 0.8, "eval_loss": 0.2},
+            {"step": 100, "eval_macro_f1": 0.9, "eval_loss": 0.3},
         ]
         found = sentences(tmp_path, self.HISTORY, logs)
         assert "The last evaluation, at step 100: loss 0.300, macro f1 0.900." in found
