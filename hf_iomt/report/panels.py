@@ -230,7 +230,8 @@ def draw_calibration(axes: Axes, run: Run, colours: Colours, narrow: bool = Fals
     for (candidate, marker, covered), points in alike.items():
         plot_points(
             axes,
-            *zip(*points, strict=True),
+            [mean for mean, _ in points],
+            [height for _, height in points],
             marker,
             color=colours[candidate].light if covered else "none",
             markeredgecolor=colours[candidate].light,
