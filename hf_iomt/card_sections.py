@@ -11,6 +11,7 @@ from typing import Any
 from .card_evaluation import title
 from .report import Run, candidate_shares, summarize_run
 from .training_args import PRESET_SETTINGS, IOMTTrainingArguments
+from .transferability import Transferability
 
 PAPER = "https://openreview.net/forum?id=uApm5otXfH"
 
@@ -52,8 +53,8 @@ def describe_run(run: Run, evaluation: Mapping[str, float]) -> dict[str, str]:
     return {
         "summary": _summary(run),
         "candidates": _candidates(run),
-        "rolled_back": _rolled_back(run.history),
-        "transferability": "" if run.transferability is None else _PATH.sub("…", f"{run.transferability}."),
+        "rolled_back": _rolled_back(run),
+        "transferability": _transferability(run.transferability),
         "evaluation": _table(("metric", "value"), [(title(name), f"{item:.4g}") for name, item in evaluation.items()]),
         "settings": _settings(record, changed),
         "reproduction": _reproduction(record, changed),
@@ -83,37 +84,45 @@ def changed_settings(settings: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
 
 
 def _summary(run: Run) -> str:
-    names = {record["candidate"] for record in run.history} | set((run.record or {}).get("candidates") or [])
+    number = len(run.candidates)
     begin = (
-        f"Optimizer and learning rate were chosen while training, out of {len(names)} "
-        f"candidate{'s' if len(names) != 1 else ''}, by `hf-iomt` ([the paper]({PAPER}))."
+        f"Optimizer and learning rate were chosen while training, out of {number} "
+        f"candidate{'s' if number != 1 else ''}, by `hf-iomt` ([the paper]({PAPER}))."
     )
     return "\n".join([begin, "", *(f"- {sentence}" for sentence in summarize_run(run))])
 
 
 def _candidates(run: Run) -> str:
-    rows = [(f"`{row.candidate}`", f"{row.steps}", f"{row.share:.1%}") for row in candidate_shares(run)]
-    return _table(("candidate", "steps", "share"), rows)
+    rows = [
+        (f"`{row.candidate}`", f"{row.steps:,}", f"{row.share:.1%}", f"{row.cycles:,}", _number(row.mean_score))
+        for row in candidate_shares(run)
+    ]
+    note = "\n\nSteps of the race count; cycles are those after it. A score above 0 is a loss that fell."
+    return _table(("candidate", "steps", "share of the steps", "cycles", "mean score"), rows) + note
 
 
-def _rolled_back(history: Sequence[Mapping[str, Any]]) -> str:
-    undone = [record for record in history if record["rolled_back"]]
-    if not history:
-        return ""
-    if not undone:
-        return "No cycle did damage."
+def _rolled_back(run: Run) -> str:
+    if not any(record.get("rolled_back") for record in run.history):
+        return "Nothing: no cycle did damage."
     rows = []
-    for name in dict.fromkeys(record["candidate"] for record in undone):
-        own = [record for record in undone if record["candidate"] == name]
-        race = sum(record["phase"] == "race" for record in own)
-        rows.append((f"`{name}`", f"{len(own) - race}", f"{race}", f"{sum(_steps(record) for record in own)}"))
-    return "\n".join(
-        [
-            "What did damage was undone: the parameters went back to what they were before, or the candidate left the "
-            "race.\n",
-            _table(("candidate", "cycles undone", "heats of the race lost", "steps"), rows),
-        ]
+    for name in run.candidates:
+        cycles = [record for record in run.undone if record["candidate"] == name]
+        lost = sum(bool(record.get("rolled_back")) for record in run.race if record["candidate"] == name)
+        if cycles or lost:
+            steps = sum(record["last_step"] - record["first_step"] + 1 for record in cycles)
+            rows.append((f"`{name}`", f"{len(cycles):,}", f"{steps:,}", "out" if lost else ""))
+    return (
+        "After a cycle that did damage the parameters went back to what they were before it; what did damage in the "
+        "race left it.\n\n" + _table(("candidate", "cycles undone", "their steps", "race"), rows)
     )
+
+
+def _transferability(found: Mapping[str, Any] | None) -> str:
+    try:
+        return "" if not found else _PATH.sub("…", f"{Transferability(**found)}.")
+    except TypeError:
+        # Of another version.
+        return ""
 
 
 def _settings(record: Mapping[str, Any], changed: Mapping[str, tuple[Any, Any]]) -> str:
@@ -173,5 +182,5 @@ def _literal(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
-def _steps(record: Mapping[str, Any]) -> int:
-    return int(record["last_step"] - record["first_step"] + 1)
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

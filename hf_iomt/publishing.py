@@ -17,6 +17,7 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import hf_api
 
 from .model_card import CARD_NAME, CardDetails, find_task, write_model_card
+from .selection import HISTORY_NAME
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ class PublishingMixin(_Base):
         own = ModelCard.load(card).data
         if isinstance(model, PeftModel) and own.library_name != "peft":
             model.create_or_update_model_card(folder)
-        if self.interleaving is not None and self.args.should_save:
+        if self.interleaving is not None:
             self.save_run()
         # PEFT puts its own tags in the place of all others.
         tags = [*(own.tags or []), *_as_list(asked.get("tags"))]
@@ -137,6 +138,10 @@ class PublishingMixin(_Base):
             license=asked.get("license"),
             tags=tags,
         )
+        # The folder may hold the run of another trainer.
+        found = os.path.exists(os.path.join(folder, HISTORY_NAME))
+        if not (found if self.interleaving is None else self.interleaving.records):
+            return
         # Trainers that write a card at every save would draw at every save.
         write_model_card(folder, details, draw=self._records_for_push or not self.is_in_train)
 
