@@ -47,8 +47,8 @@ def merge_results(
     """
     The evaluation as entries of `model-index`.
 
-    Entries that a trainer has made are kept with their data set and task, and get the values of the last evaluation.
-    Where there are none, they are made.
+    Entries that the card has are kept with their task, and get the values of the last evaluation. Where there are
+    none, they are made.
 
     Args:
         known (`list[EvalResult]`, *optional*): The entries of the card.
@@ -58,7 +58,6 @@ def merge_results(
     """
     # The Hub takes no entry without a task and a data set.
     named = {} if dataset is None else {"dataset_type": dataset, "dataset_name": dataset}
-    named |= {} if task is None else {"task_type": task}
     if known:
         return [
             replace(entry, metric_value=_rounded(values[entry.metric_type]), **named)
@@ -66,7 +65,7 @@ def merge_results(
             else entry
             for entry in known
         ]
-    base = {"task_type": "other", "dataset_type": _UNKNOWN, "dataset_name": _UNKNOWN, **named}
+    base = {"task_type": task or "other", "dataset_type": _UNKNOWN, "dataset_name": _UNKNOWN, **named}
     return [
         EvalResult(metric_type=name, metric_value=_rounded(value), metric_name=title(name), **base)
         for name, value in values.items()

@@ -37,7 +37,7 @@ _DEFAULT_SEED = 42
 # Where a run is published changes nothing that was trained.
 _NOT_REPRODUCED = ("hub_", "push_to_hub", "report_to")
 # Absolute paths of this machine in a reason; addresses have a colon before.
-_PATH = re.compile(r"(?<![\w:/.])(?:~|[A-Za-z]:)?(?:[/\\][\w.\-+@ ]*[\w.\-+@]){2,}")
+_PATH = re.compile(r"(?<![\w:/.])(?:~|[A-Za-z]:)?(?:[/\\][\w.\-+@]+){2,}")
 
 
 def describe_run(run: Run, evaluation: Mapping[str, float]) -> dict[str, str]:

@@ -48,11 +48,18 @@ def place_section(text: str, section: str, beginning: str) -> str:
             nobody has filled in, `beginning` is put in its place.
         section (`str`): What to put in, with its marks.
         beginning (`str`): The beginning of a new card.
+
+    Raises:
+        ValueError: The older section has no end mark.
     """
     before, mark, rest = text.partition(_BEGIN)
     if mark:
-        after = rest.partition(_END)[2] if _END in rest else ""
-        return f"{before}{section}{after}"
+        if _END not in rest:
+            raise ValueError(
+                f"The card has no end mark for the section of hf-iomt. Write {_END} where the section ends, or delete "
+                "the section."
+            )
+        return f"{before}{section}{rest.partition(_END)[2]}"
     if is_blank(text):
         versions = text.partition(_LAST_HEADING)
         text = beginning + ("\n\n" + "".join(versions[1:]).strip() if versions[1] else "")

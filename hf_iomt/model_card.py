@@ -107,7 +107,7 @@ def write_model_card(folder: str | os.PathLike[str], details: CardDetails | None
     run = read_run(folder)
     path = folder / CARD_NAME
     try:
-        card = ModelCard.load(path) if path.exists() else ModelCard("---\n---\n")
+        card = ModelCard.load(path) if path.exists() else ModelCard("---\n{}\n---\n")
     except Exception as error:
         # YAML's errors are no ValueError.
         raise ValueError(f"{path} has metadata that cannot be read: {error}. Correct or delete it.") from error
@@ -117,8 +117,10 @@ def write_model_card(folder: str | os.PathLike[str], details: CardDetails | None
     base = _find_base(run, data, details, adapter)
     evaluation = read_evaluation(folder, run.log_history)
     name = details.name or data.model_name or folder.absolute().name
-    _complete_metadata(data, details, base, task, name, bool(adapter) or bool((run.record or {}).get("peft")))
+    _complete_metadata(data, details, base, task, bool(adapter) or bool((run.record or {}).get("peft")))
     data.eval_results = merge_results(data.eval_results, evaluation, task, details.dataset) or data.eval_results
+    # The Hub knows the name as a part of the results.
+    data.model_name = name if data.eval_results else data.model_name
     known = sorted(_KNOWN_METRICS & set(evaluation))
     data.metrics = data.metrics or known or None
     if draw:
@@ -168,9 +170,8 @@ def _find_base(run: Run, data: ModelCardData, details: CardDetails, adapter: dic
 
 
 def _complete_metadata(
-    data: ModelCardData, details: CardDetails, base: Base, task: str | None, name: str, adapts: bool
+    data: ModelCardData, details: CardDetails, base: Base, task: str | None, adapts: bool
 ) -> None:
-    data.model_name = name
     # sentence-transformers loads adapters itself.
     if adapts and data.library_name in (None, "transformers"):
         data.library_name = "peft"
@@ -206,6 +207,10 @@ def _draw(run: Run, folder: Path) -> None:
         draw_run(run, unfinished)
     except ModuleNotFoundError as error:
         logger.info("No figure in the card (%s). Install matplotlib: pip install 'hf-iomt[plots]'.", error)
+        return
+    except Exception:
+        # A model is not to be lost to its picture.
+        logger.warning("The figure of the card could not be drawn.", exc_info=True)
         return
     unfinished.replace(folder / FIGURE_NAME)
 

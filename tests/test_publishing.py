@@ -14,6 +14,7 @@ import tiny
 import torch
 from huggingface_hub.errors import HfHubHTTPError
 from peft import PeftModel
+from PIL import Image
 from transformers.trainer_utils import HubStrategy
 
 from hf_iomt import IOMTTrainer, IOMTTrainingArguments
@@ -28,6 +29,8 @@ PUSHED = {"adapter_config.json", "adapter_model.safetensors", "README.md", "iomt
 
 @pytest.fixture
 def served(monkeypatch, tmp_path):
+    # The figure itself takes seconds; that it is drawn is tested with the card.
+    monkeypatch.setattr("hf_iomt.model_card.draw_run", lambda _, path: Image.new("RGB", (8, 8)).save(path))
     with hub.serve() as served:
         hub.connect(served, monkeypatch, tmp_path / "home")
         yield served
