@@ -1,8 +1,8 @@
 r"""
 Fine-tunes a text classifier with LoRA and shares it on the Hub, with a model card that tells how it was optimized.
 
-Log in first, with `hf auth login` and a token that may write. The token is tried before anything is trained. `HF_ENDPOINT`
-names another hub than Hugging Face's.
+Log in first, with `hf auth login` and a token that may write. The token is tried before anything is trained.
+`HF_ENDPOINT` names another hub than Hugging Face's.
 
 With a model and data from the Hub, to a repository of yours:
 

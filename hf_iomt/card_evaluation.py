@@ -57,7 +57,7 @@ def merge_results(
         dataset (`str`, *optional*): The data set, as the Hub names it.
     """
     # The Hub takes no entry without a task and a data set.
-    named = {} if dataset is None else {"dataset_type": dataset, "dataset_name": dataset}
+    named: dict[str, Any] = {} if dataset is None else {"dataset_type": dataset, "dataset_name": dataset}
     if known:
         return [
             replace(entry, metric_value=_rounded(values[entry.metric_type]), **named)
@@ -65,7 +65,7 @@ def merge_results(
             else entry
             for entry in known
         ]
-    base = {"task_type": task or "other", "dataset_type": _UNKNOWN, "dataset_name": _UNKNOWN, **named}
+    base: dict[str, Any] = {"task_type": task or "other", "dataset_type": _UNKNOWN, "dataset_name": _UNKNOWN, **named}
     return [
         EvalResult(metric_type=name, metric_value=_rounded(value), metric_name=title(name), **base)
         for name, value in values.items()

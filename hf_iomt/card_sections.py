@@ -142,9 +142,7 @@ def _reproduction(record: Mapping[str, Any], changed: Mapping[str, tuple[Any, An
     own = trainer != "IOMTTrainer" and trainer not in _ARGUMENTS
     names = arguments if own else f"{trainer}, {arguments}"
     values = {
-        name: value
-        for name, value in (record.get("arguments") or {}).items()
-        if not name.startswith(_NOT_REPRODUCED)
+        name: value for name, value in (record.get("arguments") or {}).items() if not name.startswith(_NOT_REPRODUCED)
     }
     values = {**values, "seed": values.get("seed", _DEFAULT_SEED)}
     values |= {name: value for name, (value, _) in changed.items()}

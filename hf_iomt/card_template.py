@@ -75,4 +75,3 @@ def outside_section(text: str) -> str:
 def is_blank(text: str) -> bool:
     """Whether a card is empty, or has nothing but headings yet."""
     return not text.strip() or (_BLANK_TITLE in text and text.count(_PLACEHOLDER) >= _FEWEST_PLACEHOLDERS)
-

@@ -90,7 +90,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     card.add_argument("run", metavar="RUN", help="output folder of a run, with its iomt_history.json")
     card.add_argument("--name", help="name of the model; by default that of the card or of the folder")
-    card.add_argument("--base-model", metavar="ID", help="Hub id of the model that was tuned, if it was a local folder")
+    card.add_argument(
+        "--base-model", metavar="ID", help="Hub id of the model that was tuned, if it was a local folder"
+    )
     card.add_argument("--dataset", metavar="ID", help="Hub id of the data")
     card.add_argument("--license", metavar="ID", help="identifier of the licence, such as apache-2.0")
     return parser

@@ -9,8 +9,8 @@ class HubToken(str):
     """
     A token that is `None` where it is pickled.
 
-    Trainer pickles its arguments into `training_args.bin` beside every model it saves, and pushes that file: whoever can
-    read the repository could read the token. A process that is handed pickled arguments has to log in by itself.
+    Trainer pickles its arguments into `training_args.bin` beside every model it saves, and pushes that file: whoever
+    can read the repository could read the token. A process that is handed pickled arguments has to log in by itself.
     """
 
     __slots__ = ()

@@ -8,11 +8,11 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from .card_evaluation import merge_results, read_evaluation
 from .card_sections import describe_run
@@ -112,7 +112,7 @@ def write_model_card(folder: str | os.PathLike[str], details: CardDetails | None
         # YAML's errors are no ValueError.
         raise ValueError(f"{path} has metadata that cannot be read: {error}. Correct or delete it.") from error
     adapter, config = _read_json(folder / ADAPTER_NAME), _read_json(folder / CONFIG_NAME)
-    data = card.data
+    data = cast(ModelCardData, card.data)
     task = details.task or data.pipeline_tag or _infer_task(adapter, config)
     base = _find_base(run, data, details, adapter)
     evaluation = read_evaluation(folder, run.log_history)
@@ -169,9 +169,7 @@ def _find_base(run: Run, data: ModelCardData, details: CardDetails, adapter: dic
     return Base(on_hub, Path(found[0]).name if found else None)
 
 
-def _complete_metadata(
-    data: ModelCardData, details: CardDetails, base: Base, task: str | None, adapts: bool
-) -> None:
+def _complete_metadata(data: ModelCardData, details: CardDetails, base: Base, task: str | None, adapts: bool) -> None:
     # sentence-transformers loads adapters itself.
     if adapts and data.library_name in (None, "transformers"):
         data.library_name = "peft"

@@ -10,11 +10,10 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from huggingface_hub import ModelCard, constants
+from huggingface_hub import HfApi, ModelCard, constants
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 from peft import PeftModel
 from transformers.trainer_utils import HubStrategy
-from transformers.utils import hf_api
 
 from .model_card import CARD_NAME, CardDetails, find_task, write_model_card
 from .selection import HISTORY_NAME
@@ -30,8 +29,8 @@ else:
 
 # What the status of a refused request means, and the way out.
 _REFUSALS = {
-    401: "The Hub did not accept the token. Log in anew with `hf auth login`, or set HF_TOKEN or `hub_token` to a token "
-    "that may write.",
+    401: "The Hub did not accept the token. Log in anew with `hf auth login`, or set HF_TOKEN or `hub_token` to a "
+    "token that may write.",
     403: "The token may not write there. Give it write access at https://huggingface.co/settings/tokens, or choose a "
     "repository of your own with `hub_model_id`.",
 }
@@ -45,8 +44,8 @@ class PublishingMixin(_Base):
       figure `iomt_run.png`; every push carries such a card;
     - a token that may not write is refused when the trainer is made, before anything is trained;
     - a push that fails while training is a warning, and training goes on. Trainer's own goes on in silence;
-    - `push_to_hub` and `save_model` raise, as Trainer's do, once all is saved in the output folder, and say how to push
-      it later.
+    - `push_to_hub` and `save_model` raise, as Trainer's do, once all is saved in the output folder, and say how to
+      push it later.
 
     The exceptions are those of Trainer and huggingface_hub, with the way out added to their message.
     """
@@ -104,7 +103,7 @@ class PublishingMixin(_Base):
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """
-        Write the card of the trainer that this is mixed into, with a section that tells how the optimizers were chosen.
+        Write the card of the trainer that this is mixed into, and add how the optimizers were chosen.
 
         Takes that trainer's arguments: the name, tags, the data set, and for some the base model and the task.
         """
@@ -147,9 +146,9 @@ class PublishingMixin(_Base):
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Push while training as Trainer does, with the card as of now, and warn where a push fails."""
-        busy = getattr(self, "push_in_progress", None) is not None and not self.push_in_progress.is_done()
-        pushes = self.args.hub_strategy != HubStrategy.END and (self.args.hub_always_push or not busy)
-        if pushes and self.is_world_process_zero():
+        running = self._push_jobs()
+        pushes = self.args.hub_always_push or all(job.done() for job in running)
+        if pushes and self.args.hub_strategy != HubStrategy.END and self.is_world_process_zero():
             self._records_for_push = True
             try:
                 # As `push_to_hub` names it.
@@ -158,12 +157,14 @@ class PublishingMixin(_Base):
                 logger.warning("The model card could not be renewed; training goes on.", exc_info=True)
             finally:
                 self._records_for_push = False
-        known = set(self.push_in_progress.jobs) if getattr(self, "push_in_progress", None) is not None else set()
         super()._push_from_checkpoint(checkpoint_folder)
-        if getattr(self, "push_in_progress", None) is not None:
-            for job in self.push_in_progress.jobs:
-                if job not in known:
-                    job.add_done_callback(self._report_push)
+        for job in self._push_jobs():
+            if job not in running:
+                job.add_done_callback(self._report_push)
+
+    def _push_jobs(self) -> list[Future[Any]]:
+        push: Any = getattr(self, "push_in_progress", None)
+        return [] if push is None else list(push.jobs)
 
     def _report_push(self, job: Future[Any]) -> None:
         if not job.cancelled() and (error := job.exception()) is not None:
@@ -182,7 +183,7 @@ class PublishingMixin(_Base):
 def _check_write_access(repository: str, token: str | None) -> None:
     """A repository that exists is found with a token that may only read, too."""
     try:
-        hf_api().auth_check(repository, token=token, write=True)
+        HfApi().auth_check(repository, token=token, write=True)
     except (GatedRepoError, RepositoryNotFoundError):
         raise
     except HfHubHTTPError as error:

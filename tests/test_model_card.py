@@ -158,7 +158,9 @@ def test_a_card_from_the_files_alone(tmp_path):
     folder = write_run(tmp_path / "paraphrases")
     assert write_model_card(folder) == folder / "README.md"
     text, metadata = assert_valid(folder)
-    assert "# paraphrases\n\nA LoRA adapter of rank 8 for `minilm`, from a local folder, for text classification." in text
+    assert (
+        "# paraphrases\n\nA LoRA adapter of rank 8 for `minilm`, from a local folder, for text classification." in text
+    )
     rows = table(part(text, "Candidates"))
     assert [row[:4] for row in rows] == [
         ["`adamw:lr=0.001`", "47", "58.8%", "2"],
@@ -237,7 +239,10 @@ def test_what_the_files_do_not_tell_can_be_told(tmp_path):
     write_model_card(folder, details)
     text, metadata = assert_valid(folder)
     assert "# my name\n" in text
-    assert "for [org/minilm](https://huggingface.co/org/minilm) for text classification, trained on [nyu-mll/glue]" in text
+    assert (
+        "for [org/minilm](https://huggingface.co/org/minilm) for text classification, trained on [nyu-mll/glue]"
+        in text
+    )
     assert metadata["base_model"] == "org/minilm" and metadata["license"] == "apache-2.0"
     assert metadata["datasets"] == "nyu-mll/glue"
     assert metadata["tags"] == ["base_model:adapter:org/minilm", "mine", "iomt"]
@@ -250,7 +255,10 @@ def test_renewing_keeps_what_others_have_written(tmp_path):
     first = read(folder)
     write_model_card(folder)
     assert read(folder) == first
-    edited = first.replace("# run\n", "# Mine\n\nMy words.\n").replace("- iomt", "- iomt\n- kept") + "\n## Below\n\nMore words.\n"
+    edited = (
+        first.replace("# run\n", "# Mine\n\nMy words.\n").replace("- iomt", "- iomt\n- kept")
+        + "\n## Below\n\nMore words.\n"
+    )
     (folder / "README.md").write_text(edited, encoding="utf-8")
     write_run(folder, trainer_state={"log_history": [{"eval_accuracy": 0.875, "step": 80}]})
     write_model_card(folder)
@@ -443,7 +451,10 @@ def test_the_rest_is_the_card_of_trainer(tmp_path):
     rest = text.partition("\n---\n")[2].partition("<!-- hf-iomt")[0].splitlines()
     theirs = read(tmp_path / "run").partition("\n---\n")[2].splitlines()
     differing = [line for line in theirs if line and line not in rest]
-    assert [line.partition(":")[0] for line in differing if line.startswith("- ")] == ["- learning_rate", "- optimizer"]
+    assert [line.partition(":")[0] for line in differing if line.startswith("- ")] == [
+        "- learning_rate",
+        "- optimizer",
+    ]
     assert len(differing) == 3 and differing[0].startswith("This model is a fine-tuned version of [](")
 
 
@@ -530,7 +541,9 @@ def test_the_card_of_sentence_transformers_is_kept_in_every_push(tmp_path, monke
 # The cards that are shown
 
 
-@pytest.mark.parametrize("folder", sorted(item for item in CARDS.iterdir() if item.is_dir()), ids=lambda item: item.name)
+@pytest.mark.parametrize(
+    "folder", sorted(item for item in CARDS.iterdir() if item.is_dir()), ids=lambda item: item.name
+)
 def test_shown_cards(folder):
     text, metadata = assert_valid(folder)
     assert metadata["model-index"][0]["results"] and table(part(text, "Candidates"))

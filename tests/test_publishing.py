@@ -7,8 +7,8 @@ import re
 import time
 from pathlib import Path
 
-import huggingface_hub
 import hub
+import huggingface_hub
 import pytest
 import tiny
 import torch
