@@ -131,7 +131,9 @@ def _settings(record: Mapping[str, Any], changed: Mapping[str, tuple[Any, Any]])
     if not changed:
         return "All settings of IOMT have their defaults."
     rows = [(f"`{name}`", _code(value), _code(default)) for name, (value, default) in changed.items()]
-    return _table(("setting", "value", "default"), rows)
+    return "As the run used them, which may have had no room for a default.\n\n" + _table(
+        ("setting", "value", "default"), rows
+    )
 
 
 def _reproduction(record: Mapping[str, Any], changed: Mapping[str, tuple[Any, Any]]) -> str:
