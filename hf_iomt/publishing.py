@@ -137,9 +137,10 @@ class PublishingMixin(_Base):
             license=asked.get("license"),
             tags=tags,
         )
-        # The folder may hold the run of another trainer.
-        found = os.path.exists(os.path.join(folder, HISTORY_NAME))
-        if not (found if self.interleaving is None else self.interleaving.records):
+        if self.interleaving is not None and not self.interleaving.records:
+            return
+        # Of another trainer where this one has not trained; in a search each trial has a folder of its own.
+        if not os.path.exists(os.path.join(folder, HISTORY_NAME)):
             return
         # Trainers that write a card at every save would draw at every save.
         write_model_card(folder, details, draw=self._records_for_push or not self.is_in_train)
