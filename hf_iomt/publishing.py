@@ -6,6 +6,7 @@ import inspect
 import logging
 import os
 import shlex
+import time
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
+# Pushes while training carry an older figure where drawing it anew would take more than this share of the time.
+_DRAWING_SHARE = 0.02
 # What the status of a refused request means, and the way out.
 _REFUSALS = {
     401: "The Hub did not accept the token. Log in anew with `hf auth login`, or set HF_TOKEN or `hub_token` to a "
@@ -50,8 +53,9 @@ class PublishingMixin(_Base):
     The exceptions are those of Trainer and huggingface_hub, with the way out added to their message.
     """
 
-    _records_for_push = False
+    _is_pushing = False
     _card_is_written = False
+    _next_figure = 0.0
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Make the repository as Trainer does, and make sure that it can be written to."""
@@ -142,22 +146,25 @@ class PublishingMixin(_Base):
         # Of another trainer where this one has not trained; in a search each trial has a folder of its own.
         if not os.path.exists(os.path.join(folder, HISTORY_NAME)):
             return
-        # Trainers that write a card at every save would draw at every save.
-        write_model_card(folder, details, draw=self._records_for_push or not self.is_in_train)
+        began = time.monotonic()
+        draw = not self.is_in_train or (self._is_pushing and began >= self._next_figure)
+        write_model_card(folder, details, draw=draw)
+        if draw:
+            self._next_figure = time.monotonic() + (time.monotonic() - began) / _DRAWING_SHARE
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Push while training as Trainer does, with the card as of now, and warn where a push fails."""
         running = self._push_jobs()
         pushes = self.args.hub_always_push or all(job.done() for job in running)
         if pushes and self.args.hub_strategy != HubStrategy.END and self.is_world_process_zero():
-            self._records_for_push = True
+            self._is_pushing = True
             try:
                 # As `push_to_hub` names it.
                 self.create_model_card(model_name=str(self.hub_model_id).split("/")[-1])
             except Exception:
                 logger.warning("The model card could not be renewed; training goes on.", exc_info=True)
             finally:
-                self._records_for_push = False
+                self._is_pushing = False
         super()._push_from_checkpoint(checkpoint_folder)
         for job in self._push_jobs():
             if job not in running:

@@ -267,3 +267,20 @@ def test_a_card_that_cannot_be_renewed_does_not_end_training(served, tmp_path, c
     trainer.train()
     assert "The model card could not be renewed; training goes on." in caplog.text
     assert "adapter_model.safetensors" in served.files(REPOSITORY)
+
+
+def test_drawing_takes_little_of_the_time_between_saves(served, tmp_path, monkeypatch):
+    drawn = []
+
+    def draw(run, path):
+        drawn.append(run.steps)
+        # Half a second in 2 % of the time is a figure every 25 seconds.
+        time.sleep(0.5)
+        Image.new("RGB", (8, 8)).save(path)
+
+    monkeypatch.setattr("hf_iomt.model_card.draw_run", draw)
+    trainer = make(tmp_path / "run", hub_strategy="every_save", save_steps=2)
+    trainer.train()
+    assert drawn == [2] and len(served.commits[REPOSITORY]) == 4
+    trainer.push_to_hub()
+    assert drawn == [2, 8]
