@@ -59,6 +59,9 @@ def merge_results(
     # The Hub takes no entry without a task and a data set.
     named: dict[str, Any] = {} if dataset is None else {"dataset_type": dataset, "dataset_name": dataset}
     if known:
+        if any(entry.dataset_type == dataset for entry in known):
+            # Its trainer knows more of it, such as its name.
+            named = {}
         return [
             replace(entry, metric_value=_rounded(values[entry.metric_type]), **named)
             if entry.metric_type in values

@@ -178,7 +178,7 @@ def _complete_metadata(data: ModelCardData, details: CardDetails, base: Base, ta
     data.library_name = data.library_name or "transformers"
     data.pipeline_tag = data.pipeline_tag or task
     data.license = details.license or data.license
-    if details.dataset is not None:
+    if details.dataset is not None and details.dataset not in (data.datasets or []):
         data.datasets = details.dataset
     # The Hub refuses a card whose base model is a folder.
     if details.base_model is not None or not isinstance(data.base_model, list):

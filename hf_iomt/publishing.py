@@ -16,7 +16,7 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNot
 from peft import PeftModel
 from transformers.trainer_utils import HubStrategy
 
-from .model_card import CARD_NAME, CardDetails, find_task, write_model_card
+from .model_card import CARD_NAME, CardDetails, find_task, hub_id, write_model_card
 from .selection import HISTORY_NAME
 
 logger = logging.getLogger(__name__)
@@ -135,8 +135,9 @@ class PublishingMixin(_Base):
         trained = model.get_base_model() if isinstance(model, PeftModel) else model
         details = CardDetails(
             name=asked.get("model_name"),
-            base_model=asked.get("finetuned_from"),
-            dataset=next(iter(_as_list(asked.get("dataset_tags") or asked.get("dataset_name"))), None),
+            # Trainer takes any text.
+            base_model=hub_id(asked.get("finetuned_from")),
+            dataset=next(filter(hub_id, _as_list(asked.get("dataset_tags") or asked.get("dataset_name"))), None),
             task=next(iter(_as_list(asked.get("tasks"))), None) or find_task(type(trained).__name__),
             license=asked.get("license"),
             tags=tags,

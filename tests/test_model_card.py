@@ -285,6 +285,15 @@ def test_results_of_others_keep_their_task_and_data(tmp_path):
     assert {item["type"]: item["value"] for item in result["metrics"]} == {"pearson": 0.5, "accuracy": 0.75}
 
 
+def test_another_data_set_takes_the_place_of_the_one_before(tmp_path):
+    folder = write_run(tmp_path / "run")
+    for name in ("org/first", "org/second"):
+        write_model_card(folder, CardDetails(dataset=name))
+        _, metadata = assert_valid(folder)
+        assert [result["dataset"]["type"] for result in metadata["model-index"][0]["results"]] == [name]
+        assert metadata["datasets"] == name
+
+
 def test_empty_headings_are_replaced(tmp_path):
     folder = write_run(tmp_path / "run")
     tiny.lora().create_or_update_model_card(str(folder))
@@ -456,6 +465,27 @@ def test_the_rest_is_the_card_of_trainer(tmp_path):
         "- optimizer",
     ]
     assert len(differing) == 3 and differing[0].startswith("This model is a fine-tuned version of [](")
+
+
+def test_what_trainer_knows_of_the_data_is_kept(tmp_path):
+    class Accurate(IOMTTrainer):
+        def log(self, logs, *args, **kwargs):
+            super().log({**logs, **({"eval_accuracy": 0.5} if "eval_loss" in logs else {})}, *args, **kwargs)
+
+    trainer = train(tmp_path / "run", tiny.bert(), Accurate)
+    trainer.create_model_card(
+        dataset_tags=["glue", "other"],
+        dataset=["GLUE MRPC", "Other"],
+        dataset_args=["mrpc", None],
+        tasks="text-classification",
+        finetuned_from="a model of mine",
+    )
+    _, metadata = assert_valid(tmp_path / "run")
+    results = metadata["model-index"][0]["results"]
+    assert [result["dataset"].get("args") for result in results] == ["mrpc", None]
+    assert [result["dataset"]["name"] for result in results] == ["GLUE MRPC", "Other"]
+    assert [result["metrics"][0]["value"] for result in results] == [0.5, 0.5]
+    assert metadata["datasets"] == ["glue", "other"] and "base_model" not in metadata
 
 
 def test_a_model_from_a_folder_was_not_trained_from_scratch(tmp_path):
