@@ -29,6 +29,8 @@ def main(argv: list[str] | None = None) -> int:
         return _demo(arguments.output_dir, arguments.seed, arguments.steps)
     if arguments.command == "report":
         return _report(arguments.runs, arguments.output)
+    if arguments.command == "card":
+        return _card(arguments)
     return _candidates(arguments.list)
 
 
@@ -78,7 +80,41 @@ def make_parser() -> argparse.ArgumentParser:
     report.add_argument(
         "--output", metavar="DIR", help="folder to write to; by default that of the run, or this one for several runs"
     )
+    card = commands.add_parser(
+        "card",
+        help="write or renew the model card of a run",
+        description=(
+            "Write README.md and the figure iomt_run.png into the folder of a run, or renew them, from the files that "
+            "are there. Nothing is trained or downloaded. What you have written into the card yourself is kept."
+        ),
+    )
+    card.add_argument("run", metavar="RUN", help="output folder of a run, with its iomt_history.json")
+    card.add_argument("--name", help="name of the model; by default that of the card or of the folder")
+    card.add_argument(
+        "--base-model", metavar="ID", help="Hub id of the model that was tuned, if it was a local folder"
+    )
+    card.add_argument("--dataset", metavar="ID", help="Hub id of the data")
+    card.add_argument("--license", metavar="ID", help="identifier of the licence, such as apache-2.0")
     return parser
+
+
+def _card(arguments: argparse.Namespace) -> int:
+    from .model_card import FIGURE_NAME, CardDetails, write_model_card
+
+    try:
+        details = CardDetails(
+            name=arguments.name,
+            base_model=arguments.base_model,
+            dataset=arguments.dataset,
+            license=arguments.license,
+        )
+        path = write_model_card(arguments.run, details)
+    except (OSError, ValueError) as error:
+        return _fail("card", error)
+    print(path)
+    if not (path.parent / FIGURE_NAME).exists():
+        print("Without a figure: install matplotlib for it (pip install 'hf-iomt[plots]').")
+    return 0
 
 
 def _demo(output_dir: str, seed: int, steps: int) -> int:

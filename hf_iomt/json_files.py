@@ -12,6 +12,7 @@ def write_json(value: Any, path: str | os.PathLike[str], indent: int | None = 1)
     """Write a value as JSON, so that a reader finds the old file or the new one and nothing in between."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(target.name + ".tmp")
+    # A push to the Hub that is reading the folder leaves names with an underscore out.
+    temporary = target.with_name(f"_{target.name}.tmp")
     temporary.write_text(json.dumps(value, indent=indent, allow_nan=False), encoding="utf-8")
     temporary.replace(target)

@@ -14,6 +14,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from .checkpoint import STATE_NAME
+from .model_card import CARD_NAME
 from .trainer import IOMTTrainerMixin
 from .training_args import IOMTTrainingArguments
 
@@ -94,6 +96,11 @@ class IOMTSentenceTransformerTrainer(IOMTTrainerMixin, SentenceTransformerTraine
         encoders = [cast(nn.Module, self.model), *guides]
         known = {parameter for encoder in encoders for parameter in encoder.parameters()}
         return {name: item for name, item in losses.named_parameters() if item not in known}
+
+    def _checkpoint_push_skip_names(self, checkpoint_folder: str) -> set[str]:
+        # The card of this push has been written already, and what is for resuming only belongs to the checkpoint.
+        names: set[str] = super()._checkpoint_push_skip_names(checkpoint_folder)
+        return names | {CARD_NAME, LOSS_NAME, STATE_NAME}
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         own = self._loss_parameters()

@@ -28,6 +28,7 @@ from .learning_rate import LearningRateMixin
 from .memory import memory_need, report_memory
 from .optim import InterleavedOptimizer, Place, Storage, trainable_tensors
 from .probe import Probe
+from .publishing import PublishingMixin
 from .race import RacePlan, plan_race
 from .run_record import RunRecordMixin
 from .search import SearchMixin
@@ -54,7 +55,9 @@ else:
     _Base = object
 
 
-class IOMTTrainerMixin(LearningRateMixin, AttemptsMixin, CheckpointTimingMixin, RunRecordMixin, SearchMixin, _Base):
+class IOMTTrainerMixin(
+    LearningRateMixin, AttemptsMixin, CheckpointTimingMixin, PublishingMixin, RunRecordMixin, SearchMixin, _Base
+):
     """
     Makes a Trainer interleave optimizers: `class MyTrainer(IOMTTrainerMixin, SomeTrainer)`.
 
@@ -68,6 +71,7 @@ class IOMTTrainerMixin(LearningRateMixin, AttemptsMixin, CheckpointTimingMixin, 
     - checkpoints hold the state of the loop and what the assessment found, they are written between two steps, and
       `train` resumes from whole ones only;
     - the history and a record of the run are written beside Trainer's own state;
+    - the model card tells how the optimizers were chosen, and a push to the Hub that fails loses nothing;
     - what an attempt that failed was trying out is undone before the next one;
     - `log` adds the decisions, and reports the learning rate that was really used;
     - a callback judges a cycle at its end.

@@ -19,6 +19,7 @@ from .choices import (
     IOMTTransferabilitySplit,
     IOMTVarianceWeight,
 )
+from .hub_token import HubToken
 from .interleaving_settings import InterleavingSettings
 from .schedule import check_schedule
 from .selection import SelectorSettings
@@ -295,6 +296,8 @@ class IOMTTrainingArguments(TrainingArguments):
         self.validate_iomt()
         super().__post_init__()
         check_schedule(self)
+        if self.hub_token is not None:
+            self.hub_token = HubToken(self.hub_token)
 
     @property
     def transferability_weight(self) -> float | None:

@@ -5,11 +5,33 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import socket
 import threading
+import time
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
+
+
+@dataclass
+class Fault:
+    """
+    What goes wrong with requests.
+
+    Args:
+        method: `"GET"`, `"POST"` or `"PUT"`.
+        part: What the path of the request has in it.
+        status: What is answered; `None` breaks the connection in the middle of the body.
+        times: How often it goes wrong.
+    """
+
+    method: str
+    part: str
+    status: int | None
+    times: int = 1_000_000
 
 
 class Hub:
@@ -18,12 +40,33 @@ class Hub:
 
     Attributes:
         commits: Message and all files of the repository after it, for each commit, by repository.
+        writers: Tokens that may write; anybody may where it is `None`.
+        readers: Tokens that may only read.
+        faults: What goes wrong.
+        requests: Method and path of every request.
     """
 
     def __init__(self):
         self.commits: dict[str, list[tuple[str, dict[str, bytes]]]] = {}
         self.blobs: dict[str, bytes] = {}
+        self.writers: set[str] | None = None
+        self.readers: set[str] = set()
+        self.faults: list[Fault] = []
+        self.requests: list[tuple[str, str]] = []
         self.url = ""
+
+    def find_fault(self, method: str, path: str) -> Fault | None:
+        for fault in self.faults:
+            if fault.times > 0 and fault.method == method and fault.part in path:
+                fault.times -= 1
+                return fault
+        return None
+
+    def refusal(self, token: str, writes: bool) -> int | None:
+        """The status that a request with this token is refused with."""
+        if self.writers is None or token in self.writers:
+            return None
+        return (403 if writes else None) if token in self.readers else 401
 
     def files(self, repository: str) -> dict[str, bytes]:
         commits = self.commits[repository]
@@ -70,11 +113,35 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
 
+    def is_refused(self) -> bool:
+        """Answer a request that something goes wrong with, or whose token does not do."""
+        path = urlsplit(self.path).path
+        self.hub.requests.append((self.command, path))
+        fault = self.hub.find_fault(self.command, path)
+        if fault is not None and fault.status is None:
+            self.rfile.read(min(64, int(self.headers.get("Content-Length", 0))))
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+            return True
+        # Blobs are uploaded to an address that is its own permission.
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        writes = self.command == "POST" or path.endswith("/auth-check/write")
+        status = fault.status if fault is not None else self.hub.refusal(token, writes)
+        if status is None or (fault is None and self.command == "PUT"):
+            return False
+        self.body()
+        self.reply({"error": f"refused with {status}"}, status)
+        return True
+
     def do_PUT(self):
+        if self.is_refused():
+            return
         self.hub.blobs[self.path.rpartition("/")[2]] = self.body()
         self.reply({})
 
     def do_POST(self):
+        if self.is_refused():
+            return
         body, path = self.body(), urlsplit(self.path).path
         if path == "/api/repos/create":
             asked = json.loads(body)
@@ -112,6 +179,8 @@ class Handler(BaseHTTPRequestHandler):
         return found
 
     def do_GET(self):
+        if self.is_refused():
+            return
         path = unquote(urlsplit(self.path).path).strip("/")
         if path.startswith("api/models/"):
             repository = "/".join(path.split("/")[2:4])
@@ -148,3 +217,25 @@ def serve() -> Iterator[Hub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def connect(hub: Hub, monkeypatch, home) -> None:
+    """Make the real client of this process talk to the hub, and not wait before it tries again."""
+    import huggingface_hub
+    import transformers.utils.hub
+    from huggingface_hub.utils import _http
+
+    constants = huggingface_hub.constants
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    # Its protocol is more than a test can stand in for.
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    # Clients keep the address that they had at first.
+    monkeypatch.setattr(transformers.utils.hub, "_hf_api", None)
+    monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.url)
+    impatient = types.SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None})
+    monkeypatch.setattr(_http, "time", impatient)

@@ -13,6 +13,7 @@ from types import ModuleType
 
 import datasets
 import evaluate
+import hub
 import huggingface_hub
 import numpy as np
 import pytest
@@ -335,6 +336,33 @@ def test_deterministic_functions(tmp_path: Path) -> None:
         assert name in finished.stdout
     with PillowImage.open(picture) as opened:
         assert np.asarray(opened.convert("L")).std() > 1
+
+
+def test_push_to_hub(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data, output = tmp_path / "model", tmp_path / "data", tmp_path / "run"
+    size = save_tokenizer(model)
+    BertModel(
+        BertConfig(vocab_size=size, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    ).save_pretrained(model)
+    write_reviews(data)
+    with hub.serve() as served:
+        hub.connect(served, monkeypatch, tmp_path / "home")
+        load_example("09_push_to_hub").main(
+            [
+                *(f"--model={model}", "--base_model=org/base", f"--dataset={data}", "--dataset_name=org/data"),
+                *("--text_columns", "sentence1", "sentence2"),
+                *(f"--output_dir={output}", "--hub_model_id=tester/shared", "--hub_token=hf_x", *TRAINING),
+            ]
+        )
+        files = served.files("tester/shared")
+    printed = capsys.readouterr().out
+    assert re.search(r"loss [\d.]+, accuracy [\d.]+, f1 [\d.]+ on 32 rows", printed)
+    assert "Pushed to tester/shared" in printed
+    assert files["adapter_model.safetensors"] == (output / "adapter_model.safetensors").read_bytes()
+    card = files["README.md"].decode()
+    assert "base_model: org/base" in card and "type: org/data" in card and str(tmp_path) not in card
+    assert {"iomt_history.json", "iomt_run.json", "iomt_run.png", "tokenizer.json"} <= set(files)
+    check_history(output)
 
 
 def test_unlabelled_rows_are_refused() -> None:

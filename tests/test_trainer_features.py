@@ -863,7 +863,7 @@ def pushed(path):
             capture_output=True,
             text=True,
             env=environment,
-            timeout=120,
+            timeout=240,
         )
     assert result.returncode == 0, result.stderr[-3000:]
     commits = served.commits["tester/adapter"]
