@@ -135,7 +135,9 @@ def _add(root: Path, path: str, config: MkDocsConfig) -> File:
         return File(path, str(root), config.site_dir, config.use_directory_urls)
     text = (root / path).read_text(encoding="utf-8")
     fence = "`" * 4
-    listing = f"# `{path}`\n\n{fence}{_LISTINGS[Path(path).suffix]}\n{text.rstrip()}\n{fence}\n"
+    # The search is for prose.
+    header = "---\nsearch:\n  exclude: true\n---\n\n"
+    listing = f"{header}# `{path}`\n\n{fence}{_LISTINGS[Path(path).suffix]}\n{text.rstrip()}\n{fence}\n"
     return File.generated(config, uri, content=listing)
 
 
