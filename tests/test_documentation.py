@@ -28,7 +28,8 @@ LINK = re.compile(r"\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 def settings_rows():
     text = (DOCS / "settings.md").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if line.startswith("| `iomt_")]
-    return {(cells := [cell.strip() for cell in line.strip("|").split("|")])[0].strip("`"): cells[1:] for line in lines}
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {cells[0].strip("`"): cells[1:] for cells in rows}
 
 
 def show(value):
@@ -42,7 +43,7 @@ def show(value):
 
 def default_of(item):
     value = item.default if item.default is not MISSING else item.default_factory()
-    value = PRESET_SETTINGS["default"][item.name] if value is None and item.name in PRESET_SETTINGS["default"] else value
+    value = PRESET_SETTINGS["default"].get(item.name) if value is None else value
     return "unset" if value is None else show(value)
 
 
@@ -99,7 +100,8 @@ def test_every_test_that_the_papers_page_names_is_there():
     for base, test, path in named:
         assert Path(path).name == base
         assert (ROOT / path).is_file(), path
-        assert not test or re.search(rf"^ *def {test}\(", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE), test
+        text = (ROOT / path).read_text(encoding="utf-8")
+        assert not test or re.search(rf"^ *def {test}\(", text, re.MULTILINE), test
 
 
 def test_every_item_of_the_papers_page_has_code_and_a_test():
@@ -109,7 +111,9 @@ def test_every_item_of_the_papers_page_has_code_and_a_test():
             assert cells[1] and cells[2] and "../tests/" in cells[3], line
 
 
-@pytest.mark.parametrize("page", [path.relative_to(ROOT).as_posix() for path in [*DOCS.rglob("*.md"), *ROOT.glob("*.md")]])
+@pytest.mark.parametrize(
+    "page", [path.relative_to(ROOT).as_posix() for path in [*DOCS.rglob("*.md"), *ROOT.glob("*.md")]]
+)
 def test_links_lead_somewhere(page):
     text = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
     for _, target in LINK.findall(text):
@@ -207,7 +211,8 @@ def extension():
 def test_sections_become_lists():
     docstring = (
         "Does it.\n\nArgs:\n    size (`int`, *optional*, defaults to 3): How many,\n        at least 1.\n"
-        "    names (`list[str]`):\n        Which.\n\nReturns:\n    A number.\n\nRaises:\n    ValueError: It is 0.\nEnd."
+        "    names (`list[str]`):\n        Which.\n\nReturns:\n    A number.\n\n"
+        "Raises:\n    ValueError: It is 0.\nEnd."
     )
     assert extension().to_markdown(docstring).split("\n") == [
         *("Does it.", "", "**Args:**", ""),

@@ -251,9 +251,8 @@ def test_wrong_arguments_are_found(tmp_path, monkeypatch, stop_after_parsing, ca
 
 
 def test_blocks_are_found_with_their_marks(tmp_path, monkeypatch):
-    text = (
-        "```bash\nfirst && second --long \\\n    words\n```\n\n<!-- not executed: takes hours -->\n```python\nx = 1\n```\n"
-    )
+    shell = "```bash\nfirst && second --long \\\n    words\n```\n\n"
+    text = f"{shell}<!-- not executed: takes hours -->\n```python\nx = 1\n```\n"
     (tmp_path / "page.md").write_text(text)
     monkeypatch.setattr(markdown_blocks, "ROOT", tmp_path)
     first, second = read_blocks("page.md")
@@ -265,4 +264,6 @@ def test_blocks_are_found_with_their_marks(tmp_path, monkeypatch):
 
 def test_every_block_says_what_it_is():
     assert len(BLOCKS) > 20
-    assert [block.place for block in BLOCKS if block.language not in ("bash", "console", "python", "text", "json")] == []
+    assert [
+        block.place for block in BLOCKS if block.language not in ("bash", "console", "python", "text", "json")
+    ] == []

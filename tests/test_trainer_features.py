@@ -27,8 +27,8 @@ from hf_iomt import IOMTTrainer, IOMTTrainingArguments
 THREE = "adam:lr=0.01; sgdm:lr=0.05; adagrad:lr=0.02"
 PAGE = Path(__file__).parent.parent / "docs" / "features.md"
 
-# The table: what is asserted for a feature, and what the documentation says of it. Features that other files test have the
-# place of the test.
+# The table: what is asserted for a feature, and what the documentation says of it. Features that other files test have
+# the place of the test.
 ROWS = {}
 ELSEWHERE = {
     "resume_from_checkpoint": ("works", "test_checkpoint.py::test_killed_at_random"),
