@@ -167,7 +167,7 @@ def check_command(words, path, monkeypatch):
         check_pytest(rest)
     elif program == "hf-iomt":
         check_hf_iomt(rest, path, monkeypatch)
-    elif program in ("python", "torchrun", "accelerate", "bash"):
+    elif program in ("python", "python3.11", "torchrun", "accelerate", "bash"):
         check_python(program, rest)
     else:
         pytest.fail(f"Nothing runs `{whole}`: say here how, or mark the block with `<!-- not executed: reason -->`.")
@@ -214,7 +214,7 @@ def check_hf_iomt(words, path, monkeypatch):
 
 
 def check_python(program, words):
-    if program == "python" and words[:2] == ["-m", "venv"]:
+    if program.startswith("python") and words[:2] == ["-m", "venv"]:
         return
     if program == "python" and words[:2] == ["-m", "benchmarks"]:
         main = importlib.import_module(f"benchmarks.{words[2]}").main

@@ -153,6 +153,7 @@ SelectorSettings(selection="chance")
 
 
 def test_a_users_types_are_checked(environment, tmp_path):
+    pytest.importorskip("mypy", reason="needs the extra test")
     script = tmp_path / "script.py"
     script.write_text(USER_SCRIPT)
     done = subprocess.run(
