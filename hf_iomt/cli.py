@@ -27,7 +27,7 @@ the numbers of one value. Every family needs an `lr`. What you trust most comes 
 examples:
   hf-iomt candidates "sgdm:lr=0.1|0.01,momentum=0.9; adamw:lr=1e-3"
   hf-iomt candidates "adam:lr=1e-3,betas=0.9/0.99"
-  hf-iomt candidates lora                        what the preset for adapters stands for
+  hf-iomt candidates auto                        what is tried where nothing is named
   hf-iomt candidates "adafactor:lr=1e-3"         every name that `optim=` accepts is a family too
 """
 
@@ -108,10 +108,10 @@ def _candidates(text: str | None) -> int:
             print(f"  {name:<12}{', '.join(get_family(name).hyperparameters)}")
         print("\nPresets:")
         for name, preset in PRESETS.items():
+            print(f"  {name:<12}{len(parse_candidates(scale_rates(preset, 1.0)))} candidates: {preset}")
         print(
             "\nLearning rates such as 3x are multiples of the one that a range test finds for AdamW before training.\n"
             "Other families: every name that `optim=` of TrainingArguments accepts, and what register_family adds."
-        )
         )
         return 0
     text = text.strip()

@@ -23,10 +23,10 @@ _LINK = re.compile(r"(?P<image>!?)\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<tar
 _BLOCK = re.compile(r"(^```.*?^```[^\n]*$)", re.DOTALL | re.MULTILINE)
 _DIRECTIVE = re.compile(r"^::: (\S+)$", re.MULTILINE)
 _IDENTIFIER = re.compile(r"`(?P<name>\w+(?:\.\w+)?)(?:\(\))?`")
-_LISTINGS = {".py": "python", ".sh": "bash", ".yaml": "yaml", ".txt": "text", ".toml": "toml", "": "text"}
+_LISTINGS = {".py": "python", ".sh": "bash", ".yaml": "yaml", ".cff": "yaml", ".toml": "toml"}
 _ASSETS = {".png", ".svg", ".json"}
-# Pages that stand in the navigation under another name than their path in the repository.
-_RENAMED = {"README.md": "index.md"}
+# mkdocs takes a README for the first page of its folder; the site has one of its own.
+_RENAMED = {"README.md": "overview.md"}
 
 
 def on_files(files: Files, config: MkDocsConfig, **kwargs: Any) -> Files:
@@ -134,10 +134,12 @@ def _add(root: Path, path: str, config: MkDocsConfig) -> File:
     if uri == path:
         return File(path, str(root), config.site_dir, config.use_directory_urls)
     text = (root / path).read_text(encoding="utf-8")
-    fence = "`" * 4
+    if path.endswith(".md"):
+        return File.generated(config, uri, content=text)
+    fence, language = "`" * 4, _LISTINGS.get(Path(path).suffix, "text")
     # The search is for prose.
     header = "---\nsearch:\n  exclude: true\n---\n\n"
-    listing = f"{header}# `{path}`\n\n{fence}{_LISTINGS[Path(path).suffix]}\n{text.rstrip()}\n{fence}\n"
+    listing = f"{header}# `{path}`\n\n{fence}{language}\n{text.rstrip()}\n{fence}\n"
     return File.generated(config, uri, content=listing)
 
 
