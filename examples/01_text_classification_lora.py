@@ -26,7 +26,7 @@ from typing import Any
 from metrics import classification_metrics, print_metrics
 from peft import LoraConfig, TaskType, get_peft_model
 from shares import print_shares
-from splits import DataArguments, encode_labels, load_splits
+from splits import DataArguments, encode_labels, find_text_columns, load_splits
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -36,16 +36,6 @@ from transformers import (
 )
 
 from hf_iomt import IOMTTrainer, IOMTTrainingArguments
-
-# Names under which the data sets of GLUE and most others keep their texts.
-_KNOWN_COLUMNS = (
-    ("sentence1", "sentence2"),
-    ("question1", "question2"),
-    ("premise", "hypothesis"),
-    ("question", "sentence"),
-    ("text",),
-    ("sentence",),
-)
 
 
 @dataclass
@@ -86,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # 2. Data: texts become tokens, labels numbers.
     train, evaluation = load_splits(data_args)
     train, evaluation, names = encode_labels(train, evaluation, model_args.label_column)
-    columns = _text_columns(model_args.text_columns, train.column_names)
+    columns = find_text_columns(model_args.text_columns, train.column_names)
     tokenizer = AutoTokenizer.from_pretrained(model_args.model)
     if tokenizer.pad_token is None:
         # Language models are trained without padding.
@@ -141,20 +131,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     print_metrics(results, len(evaluation))
     print(f"Before training: {trainer.transferability}")
     print_shares(trainer.iomt_history)
-
-
-def _text_columns(asked: list[str] | None, present: Sequence[str]) -> tuple[str, ...]:
-    if asked is not None:
-        missing = [column for column in asked if column not in present]
-        if missing or len(asked) > 2:
-            raise ValueError(f"`--text_columns` must be one or two of {', '.join(present)}, but got {asked}.")
-        return tuple(asked)
-    for columns in _KNOWN_COLUMNS:
-        if set(columns) <= set(present):
-            return columns
-    raise ValueError(
-        f"No column of text has a usual name. Say which of {', '.join(present)} to read, with `--text_columns`."
-    )
 
 
 if __name__ == "__main__":

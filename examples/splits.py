@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +13,15 @@ from PIL import Image as PillowImage
 # Reader of a single file by its suffix; folders and hub ids are recognised by `load_dataset` itself.
 _READERS = {".txt": "text", ".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 _HELD_OUT_SHARE = 0.1
+# Names under which the data sets of GLUE and most others keep their texts.
+_TEXT_COLUMNS = (
+    ("sentence1", "sentence2"),
+    ("question1", "question2"),
+    ("premise", "hypothesis"),
+    ("question", "sentence"),
+    ("text",),
+    ("sentence",),
+)
 
 
 @dataclass
@@ -94,6 +104,26 @@ def encode_labels(train: Dataset, evaluation: Dataset, column: str) -> tuple[Dat
             for split in (train, evaluation)
         )
     return train, evaluation, [str(value) for value in values]
+
+
+def find_text_columns(asked: Sequence[str] | None, present: Sequence[str]) -> tuple[str, ...]:
+    """
+    The one or two columns of texts: those asked for, else those with usual names.
+
+    Raises:
+        ValueError: There is no such column, or none with a usual name.
+    """
+    if asked is not None:
+        missing = [column for column in asked if column not in present]
+        if missing or len(asked) > 2:
+            raise ValueError(f"`--text_columns` must be one or two of {', '.join(present)}, but got {asked}.")
+        return tuple(asked)
+    for columns in _TEXT_COLUMNS:
+        if set(columns) <= set(present):
+            return columns
+    raise ValueError(
+        f"No column of text has a usual name. Say which of {', '.join(present)} to read, with `--text_columns`."
+    )
 
 
 def _load(arguments: DataArguments) -> DatasetDict:

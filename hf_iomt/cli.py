@@ -13,6 +13,25 @@ from . import __version__
 if TYPE_CHECKING:
     from .optim import Family
 
+_EXAMPLES = """\
+examples:
+  hf-iomt demo                                   see it work, in about a minute
+  hf-iomt candidates                             what can be chosen from
+  hf-iomt candidates "adamw:lr=1e-3|3e-4"        what a candidate list stands for
+
+In a script, put IOMTTrainer and IOMTTrainingArguments in place of Trainer and TrainingArguments.
+"""
+_CANDIDATE_EXAMPLES = """\
+A list is `family:key=value|value,key=value; family:...`. `|` separates alternatives, which are combined; `/` separates
+the numbers of one value. Every family needs an `lr`. What you trust most comes first.
+
+examples:
+  hf-iomt candidates "sgdm:lr=0.1|0.01,momentum=0.9; adamw:lr=1e-3"
+  hf-iomt candidates "adam:lr=1e-3,betas=0.9/0.99"
+  hf-iomt candidates auto                        what is tried where nothing is named
+  hf-iomt candidates "adafactor:lr=1e-3"         every name that `optim=` accepts is a family too
+"""
+
 
 def main(argv: list[str] | None = None) -> int:
     """
@@ -37,7 +56,10 @@ def main(argv: list[str] | None = None) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     parser = argparse.ArgumentParser(
-        prog="hf-iomt", description="Fine-tuning without choosing an optimizer or a learning rate."
+        prog="hf-iomt",
+        description="Fine-tuning without choosing an optimizer or a learning rate.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"hf-iomt {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -60,9 +82,11 @@ def make_parser() -> argparse.ArgumentParser:
         "candidates",
         help="list optimizer families and presets, or expand a candidate list",
         description=(
-            "Without an argument: the registered families with the hyperparameters that they can set, and the presets."
-            " With one: the candidates that it stands for, one a line."
+            "Without an argument: the families, with the hyperparameters that they can set, and the presets.\n"
+            "With one: the candidates that it stands for, one a line."
         ),
+        epilog=_CANDIDATE_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     candidates.add_argument(
         "list", nargs="?", help="a candidate list such as 'sgdm:lr=0.1|0.01; adamw:lr=1e-3', or the name of a preset"
@@ -138,7 +162,8 @@ def _candidates(text: str | None) -> int:
         for name, preset in PRESETS.items():
             print(f"  {name:<12}{len(parse_candidates(scale_rates(preset, 1.0)))} candidates: {preset}")
         print(
-            "\nLearning rates such as 3x are multiples of the one that a range test finds for AdamW before training."
+            "\nLearning rates such as 3x are multiples of the one that a range test finds for AdamW before training.\n"
+            "Other families: every name that `optim=` of TrainingArguments accepts, and what register_family adds."
         )
         return 0
     text = text.strip()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import shlex
 import subprocess
 import sys
 
@@ -45,6 +46,22 @@ def test_help_names_the_commands(capsys):
     assert stop.value.code == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in ("demo", "candidates", "report"))
+
+
+@pytest.mark.parametrize("arguments", [[], ["candidates"]])
+def test_help_teaches_by_examples_that_work(arguments, capsys):
+    with pytest.raises(SystemExit):
+        main([*arguments, "--help"])
+    printed = capsys.readouterr().out
+    lines = [
+        line.removeprefix("  hf-iomt ") for line in printed.splitlines() if line.startswith("  hf-iomt candidates")
+    ]
+    # What an example is for stands beside it.
+    examples = [re.split(r" {3,}", line)[0] for line in lines]
+    assert len(examples) >= 2
+    for example in examples:
+        assert main(shlex.split(example)) == 0, example
+    assert all(len(line) <= 119 for line in printed.splitlines())
 
 
 def test_version(capsys):

@@ -25,10 +25,10 @@ from transformers.trainer_utils import SchedulerType
 from hf_iomt import IOMTTrainer, IOMTTrainingArguments
 
 THREE = "adam:lr=0.01; sgdm:lr=0.05; adagrad:lr=0.02"
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "docs" / "features.md"
 
-# The table: what is asserted for a feature, and what the README says of it. Features that other files test have the
-# place of the test.
+# The table: what is asserted for a feature, and what the documentation says of it. Features that other files test have
+# the place of the test.
 ROWS = {}
 ELSEWHERE = {
     "resume_from_checkpoint": ("works", "test_checkpoint.py::test_killed_at_random"),
@@ -881,15 +881,15 @@ def pushed(path):
 # The table itself
 
 
-def readme_rows():
-    section = README.read_text(encoding="utf-8").partition("## Trainer's features")[2].partition("\n## ")[0]
-    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")][2:]
+def documented_rows():
+    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    rows = [line.strip("|").split("|") for line in lines if line.startswith("|")][2:]
     return {cells[0].replace("`", "").strip(): cells[1].strip() for cells in rows}
 
 
-def test_the_readme_shows_these_rows():
+def test_the_documentation_shows_these_rows():
     expected = {name: verdict for name, (verdict, _) in {**ROWS, **ELSEWHERE}.items()}
-    assert readme_rows() == expected
+    assert documented_rows() == expected
 
 
 @pytest.mark.parametrize("name", ELSEWHERE)

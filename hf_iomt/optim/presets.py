@@ -29,3 +29,4 @@ PRESETS: dict[str, str] = {
     # All the pre-trained weights move: small steps.
     "full": "adamw:lr=5e-5|1e-4|2e-5; nadam:lr=5e-5; rmsprop:lr=3e-5; sgdm:lr=0.01|0.003",
 }
+"""Candidate lists by name, in the grammar of `parse_candidates`."""

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 Task: TypeAlias = Literal["classification", "multi_label", "regression", "tokens", "language_model"]
+"""What the labels of a task are: see `find_task`."""
 
 # Labels that losses pass over.
 IGNORED = -100
