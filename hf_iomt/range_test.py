@@ -20,9 +20,8 @@ _HIGHEST = 1.0
 _SHARE = 0.15
 # The loss is clearly worse than its minimum so far where it has risen by this share of the start's loss ...
 _RISEN_START = 0.05
-# ... and this share of what had been gained. Twice in a row ends the test.
+# ... and this share of what had been gained. The test ends there.
 _RISEN_GAIN = 0.1
-_RISES = 2
 # Training wants a rate below the one that lowers the loss most in passing, and well below the last that does no harm.
 _BELOW_LOWEST_LOSS = 5.0
 _BELOW_HARM = 20.0
@@ -81,7 +80,7 @@ def run_range_test(
     keep: Callable[[], None] = lambda: None,
 ) -> RangeTest | None:
     """
-    Train at rising learning rates until the loss has clearly risen twice in a row.
+    Train at rising learning rates until the loss clearly rises.
 
     After Smith, *Cyclical Learning Rates for Training Neural Networks* (2017). The rate that comes out is a fifth of
     the one with the lowest loss, or a twentieth of the last before harm where that is more: on a plateau, where
@@ -100,24 +99,19 @@ def run_range_test(
     losses = [probe()]
     if not math.isfinite(losses[0]):
         return None
-    lowest = 0
-    harmless = rises = 0
+    lowest, harmless = 0, 0
     for rate in rates:
         step(rate)
         tried.append(rate)
         losses.append(probe())
         if _has_risen(losses[-1], losses[0], losses[lowest]):
-            rises += 1
-            if rises == _RISES:
-                break
-            continue
-        rises, harmless = 0, len(tried)
+            break
+        harmless = len(tried)
         if losses[-1] < losses[lowest]:
             lowest = len(tried)
             keep()
     if harmless == 0:
         return None
-    # Steps of noise do not count as the lowest loss that a rate has reached.
     best = tried[lowest - 1] if lowest else 0.0
     unit = max(best / _BELOW_LOWEST_LOSS, tried[harmless - 1] / _BELOW_HARM)
     return RangeTest(float(f"{unit:.2g}"), tried, [_finite(loss) for loss in losses])
