@@ -20,8 +20,10 @@ _HIGHEST = 1.0
 _SHARE = 0.15
 # The loss is clearly worse than its minimum so far where it has risen by this share of the start's loss ...
 _RISEN_START = 0.05
-# ... and this share of what had been gained. The test ends there.
+# ... and this share of what had been gained. The second time ends the test: the first may be a single bad step, and
+# after that a model that has forgotten everything may be no worse than it was at the start.
 _RISEN_GAIN = 0.1
+_RISES = 2
 # Training wants a rate below the one that lowers the loss most in passing, and well below the last that does no harm.
 _BELOW_LOWEST_LOSS = 5.0
 _BELOW_HARM = 20.0
@@ -80,7 +82,7 @@ def run_range_test(
     keep: Callable[[], None] = lambda: None,
 ) -> RangeTest | None:
     """
-    Train at rising learning rates until the loss clearly rises.
+    Train at rising learning rates until the loss has clearly risen twice.
 
     After Smith, *Cyclical Learning Rates for Training Neural Networks* (2017). The rate that comes out is a fifth of
     the one with the lowest loss, or a twentieth of the last before harm where that is more: on a plateau, where
@@ -99,13 +101,16 @@ def run_range_test(
     losses = [probe()]
     if not math.isfinite(losses[0]):
         return None
-    lowest, harmless = 0, 0
+    lowest = harmless = rises = 0
     for rate in rates:
         step(rate)
         tried.append(rate)
         losses.append(probe())
         if _has_risen(losses[-1], losses[0], losses[lowest]):
-            break
+            rises += 1
+            if rises == _RISES:
+                break
+            continue
         harmless = len(tried)
         if losses[-1] < losses[lowest]:
             lowest = len(tried)
