@@ -26,8 +26,6 @@ from .trainer_families import find_family
 logger = logging.getLogger(__name__)
 
 _PROBE_SAMPLES = 32
-# The test begins at this share of the learning rate that is usual for what is trained.
-_LOWEST = 0.02
 # Of losses in fp16, whose gradients would vanish otherwise; AdamW does not depend on it.
 _FP16_SCALE = 1024.0
 
@@ -85,7 +83,7 @@ class LearningRateMixin(_Base):
         """
         if not has_relative_rates(candidate_text(self.args)):
             return []
-        return plan_rates(_LOWEST * nominal_unit(self.trained_module()), max_steps)
+        return plan_rates(nominal_unit(self.trained_module()), max_steps)
 
     def read_range_test(self, checkpoint: str, optimizer: InterleavedOptimizer) -> None:
         """Take the unit that the run of a checkpoint has found."""

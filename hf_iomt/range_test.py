@@ -15,6 +15,8 @@ RANGE_TEST_NAME = "iomt_range_test.json"
 
 # Steps for each factor of ten: where there is room for fewer than the least there is no test.
 _PER_DECADE = (4, 7)
+# From this share to this multiple of the learning rate that is usual for what is trained, but not beyond the highest.
+_SPAN = (0.02, 1000.0)
 _HIGHEST = 1.0
 # Of the steps of the run.
 _SHARE = 0.15
@@ -24,8 +26,10 @@ _RISEN_START = 0.05
 # after that a model that has forgotten everything may be no worse than it was at the start.
 _RISEN_GAIN = 0.1
 _RISES = 2
-# Training wants a rate below the one that lowers the loss most in passing, and well below the last that does no harm.
+# Training wants a rate below the one that lowers the loss most in passing. On a plateau, where the loss has fallen by less
+# than this share, that one is noise, and a rate well below the last that does no harm is taken.
 _BELOW_LOWEST_LOSS = 5.0
+_LEARNED = 0.02
 _BELOW_HARM = 20.0
 
 
@@ -57,22 +61,24 @@ class RangeTest:
             return None
 
 
-def plan_rates(lowest: float, steps: int) -> list[float]:
+def plan_rates(usual: float, steps: int) -> list[float]:
     """
-    Learning rates from `lowest` to 1, by equal factors: 7 to a factor of ten, fewer where a run has few steps.
+    Learning rates from a fiftieth to a thousand times the usual one, at most 1, by equal factors: 7 to a factor of ten,
+    fewer where a run has few steps.
 
     Args:
-        lowest (`float`): The first, in (0, 1).
+        usual (`float`): A learning rate that is usual for what is trained.
         steps (`int`): Steps of the whole run, of which the test takes at most 15 %.
 
     Returns:
         The rates, ascending; empty where there is no room for a test.
     """
-    decades = math.log10(_HIGHEST / lowest)
+    lowest, highest = usual * _SPAN[0], min(usual * _SPAN[1], _HIGHEST)
+    decades = math.log10(highest / lowest)
     per_decade = min(_SHARE * steps / decades, _PER_DECADE[1])
     if per_decade < _PER_DECADE[0]:
         return []
-    return [float(rate) for rate in np.geomspace(lowest, _HIGHEST, int(per_decade * decades))]
+    return [float(rate) for rate in np.geomspace(lowest, highest, int(per_decade * decades))]
 
 
 def run_range_test(
@@ -85,8 +91,9 @@ def run_range_test(
     Train at rising learning rates until the loss has clearly risen twice.
 
     After Smith, *Cyclical Learning Rates for Training Neural Networks* (2017). The rate that comes out is a fifth of
-    the one with the lowest loss, or a twentieth of the last before harm where that is more: on a plateau, where
-    training from scratch and adapters begin, the lowest loss may be at any rate.
+    the one with the lowest loss. Where nothing was learned, on the plateau where training from scratch and adapters
+    may begin, the lowest loss may be at any rate: a twentieth of the last rate before harm is taken there, if it is
+    more.
 
     Args:
         rates (`Iterable[float]`): Learning rates, ascending.
@@ -117,8 +124,9 @@ def run_range_test(
             keep()
     if harmless == 0:
         return None
-    best = tried[lowest - 1] if lowest else 0.0
-    unit = max(best / _BELOW_LOWEST_LOSS, tried[harmless - 1] / _BELOW_HARM)
+    unit = tried[lowest - 1] / _BELOW_LOWEST_LOSS if lowest else 0.0
+    if losses[0] - losses[lowest] < _LEARNED * abs(losses[0]):
+        unit = max(unit, tried[harmless - 1] / _BELOW_HARM)
     return RangeTest(float(f"{unit:.2g}"), tried, [_finite(loss) for loss in losses])
 
 

@@ -92,12 +92,16 @@ def names_for_a_reader(path):
                         mean.lerp_(item.grad, 1 - group["betas"][1])
 
     model, train, test = tiny.lora(), tiny.Texts(), tiny.Texts(16, seed=1)
-    arguments = IOMTTrainingArguments(**tiny.quiet(path / "before", max_steps=8))
+    # A run has ended in the folder that the text reads.
+    trainer = IOMTTrainer(
+        model, IOMTTrainingArguments(**tiny.quiet(path / "run", max_steps=8)), train_dataset=train, eval_dataset=test
+    )
+    trainer.train()
     return {
         "model": model,
         "train": train,
         "test": test,
-        "trainer": IOMTTrainer(model, arguments, train_dataset=train, eval_dataset=test),
+        "trainer": trainer,
         "Lion": Lion,
         "SomeTrainer": Trainer,
         "SomeConfig": SomeConfig,
@@ -106,10 +110,15 @@ def names_for_a_reader(path):
     }
 
 
+@pytest.fixture(autouse=True)
+def own_families(monkeypatch):
+    """What the text registers is gone afterwards."""
+    monkeypatch.setattr(families, "_FAMILIES", dict(families._FAMILIES))
+
+
 @pytest.mark.parametrize("page", python_pages())
 def test_python_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(families, "_FAMILIES", dict(families._FAMILIES))
     # Where a dataclass looks for the types of its fields.
     module = type(sys)("documentation")
     monkeypatch.setitem(sys.modules, "documentation", module)

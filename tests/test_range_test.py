@@ -25,20 +25,27 @@ class Valley:
         self.kept.append(self.value)
 
 
-def test_rates_rise_by_equal_factors_within_the_share_of_the_run():
-    rates = plan_rates(1e-5, 10_000)
-    assert rates[0] == pytest.approx(1e-5) and rates[-1] == pytest.approx(1) and len(rates) == 35
+def test_rates_rise_by_equal_factors_around_the_usual_one():
+    rates = plan_rates(5e-5, 10_000)
+    assert rates[0] == pytest.approx(1e-6) and rates[-1] == pytest.approx(0.05)
     np.testing.assert_allclose(np.diff(np.log(rates)), np.log(rates[1] / rates[0]))
-    assert len(plan_rates(1e-5, 200)) == 30
-    # Four steps to a factor of ten are the least.
-    assert len(plan_rates(1e-5, 134)) == 20 and plan_rates(1e-5, 133) == []
+    # Seven to a factor of ten.
+    assert len(rates) == int(7 * math.log10(5e4))
+    assert plan_rates(3e-3, 10_000)[-1] == pytest.approx(1)
+
+
+def test_a_test_takes_a_share_of_the_run_and_no_less_than_four_steps_to_a_factor_of_ten():
+    decades = math.log10(5e4)
+    assert len(plan_rates(5e-5, 200)) == 30
+    assert len(plan_rates(5e-5, math.ceil(4 * decades / 0.15))) == int(4 * decades)
+    assert plan_rates(5e-5, math.floor(4 * decades / 0.15)) == []
 
 
 def test_the_rate_lies_below_the_last_harmless_one():
     valley = Valley()
-    found = run_range_test(plan_rates(1e-6, 10_000), valley.step, valley.loss, valley.keep)
+    found = run_range_test(np.geomspace(1e-6, 1, 42).tolist(), valley.step, valley.loss, valley.keep)
     # Steps are stable up to 0.02, and take some to bring the loss up again.
-    assert 0.02 / 20 <= found.learning_rate <= 0.2 / 5
+    assert 0.002 / 5 <= found.learning_rate <= 0.05 / 5
     assert len(found.losses) == len(found.rates) + 1 and found.losses[0] == 50.0
     assert found.rates[-1] < 1 and found.losses[-1] > min(found.losses) + 0.05 * 50
     assert 0.5 * 100 * valley.kept[-1] ** 2 == pytest.approx(min(found.losses))
@@ -61,6 +68,14 @@ def test_on_a_plateau_the_last_harmless_rate_decides():
     found = run_range_test(rates, lambda rate: None, lambda: next(losses))
     assert found.learning_rate == pytest.approx(rates[20] / 20, rel=0.05)
     assert len(found.rates) == 23
+
+
+def test_a_model_that_has_forgotten_everything_does_no_more_harm():
+    """Embeddings that are all the same have a loss, too, here a lower one than before training."""
+    losses = iter([6.0, 5.0, 4.0, 3.8, 3.9] + [4.0] * 20)
+    rates = [float(rate) for rate in np.geomspace(1e-4, 1, 24)]
+    found = run_range_test(rates, lambda rate: None, lambda: next(losses))
+    assert len(found.rates) == 24 and found.learning_rate == pytest.approx(rates[2] / 5, rel=0.05)
 
 
 def test_it_ends_where_the_loss_has_clearly_risen_twice():
