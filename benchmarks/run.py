@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_iomt.json_files import write_json
+from hf_iomt.optim import PRESETS
 
 from .experiment import TIERS, Experiment, load_tier
 from .methods import METHODS, expand
@@ -49,6 +50,9 @@ def describe(experiment: Experiment, name: str, seed: int) -> dict[str, Any]:
     """What a run is, as its result says it."""
     settings = {item: value for item, value in vars(experiment).items() if item not in ("name", "methods", "seeds")}
     specification = {item: value for item, value in vars(METHODS[name]).items() if value}
+    if METHODS[name].kind == "iomt" and not {"iomt_candidates", "iomt_preset"} & set(METHODS[name].settings):
+        # What the default stands for may change; a result of another one is not this one's.
+        specification["default_candidates"] = PRESETS["auto"]
     described = {"configuration": settings, "specification": specification}
     # As it comes back from a file: tuples are lists there.
     plain: dict[str, Any] = json.loads(json.dumps(described))

@@ -26,8 +26,8 @@ _RISEN_START = 0.05
 # after that a model that has forgotten everything may be no worse than it was at the start.
 _RISEN_GAIN = 0.1
 _RISES = 2
-# Training wants a rate below the one that lowers the loss most in passing. On a plateau, where the loss has fallen by less
-# than this share, that one is noise, and a rate well below the last that does no harm is taken.
+# Training wants a rate below the one that lowers the loss most in passing. On a plateau, where the loss has fallen by
+# less than this share, that one is noise, and a rate well below the last that does no harm is taken.
 _BELOW_LOWEST_LOSS = 5.0
 _LEARNED = 0.02
 _BELOW_HARM = 20.0
@@ -63,8 +63,8 @@ class RangeTest:
 
 def plan_rates(usual: float, steps: int) -> list[float]:
     """
-    Learning rates from a fiftieth to a thousand times the usual one, at most 1, by equal factors: 7 to a factor of ten,
-    fewer where a run has few steps.
+    Learning rates from a fiftieth to a thousand times the usual one, at most 1, by equal factors: 7 to a factor of
+    ten, fewer where a run has few steps.
 
     Args:
         usual (`float`): A learning rate that is usual for what is trained.

@@ -18,8 +18,8 @@ _PAPER_WIDE = "; ".join(
 )
 
 PRESETS: dict[str, str] = {
-    # `x` is what the range test finds for AdamW. One family, because another one that takes over in the middle of a run
-    # has no moments yet, and its first steps are several times too large.
+    # `x` is what the range test finds for AdamW. One family, because another one that takes over in the middle of a
+    # run has no moments yet, and its first steps are several times too large.
     "auto": "adamw:lr=1x|2x|0.5x",
     "paper": _PAPER,
     "paper_wide": _PAPER_WIDE,
