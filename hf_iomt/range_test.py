@@ -26,10 +26,12 @@ _RISEN_START = 0.05
 # after that a model that has forgotten everything may be no worse than it was at the start.
 _RISEN_GAIN = 0.1
 _RISES = 2
-# Training wants a rate below the one that lowers the loss most in passing. On a plateau, where the loss has fallen by
-# less than this share, that one is noise, and a rate well below the last that does no harm is taken.
+# A loss that no longer moves by this share of itself, after its lowest, is that of a model which has forgotten
+# everything: its embeddings are all the same, say. Whatever the rate, it does not rise.
+_DEAD = 1e-4
+# Training wants a rate below the one that lowers the loss most in passing, and well below the last that does no harm.
+# On a plateau, and where losses fluctuate, the latter is the surer of the two.
 _BELOW_LOWEST_LOSS = 5.0
-_LEARNED = 0.02
 _BELOW_HARM = 20.0
 
 
@@ -88,12 +90,11 @@ def run_range_test(
     keep: Callable[[], None] = lambda: None,
 ) -> RangeTest | None:
     """
-    Train at rising learning rates until the loss has clearly risen twice.
+    Train at rising learning rates until the loss has clearly risen twice, or no longer moves.
 
     After Smith, *Cyclical Learning Rates for Training Neural Networks* (2017). The rate that comes out is a fifth of
-    the one with the lowest loss. Where nothing was learned, on the plateau where training from scratch and adapters
-    may begin, the lowest loss may be at any rate: a twentieth of the last rate before harm is taken there, if it is
-    more.
+    the one with the lowest loss, or a twentieth of the last before harm where that is more: on a plateau, where
+    training from scratch and adapters may begin, the lowest loss may be at any rate.
 
     Args:
         rates (`Iterable[float]`): Learning rates, ascending.
@@ -113,7 +114,7 @@ def run_range_test(
         step(rate)
         tried.append(rate)
         losses.append(probe())
-        if _has_risen(losses[-1], losses[0], losses[lowest]):
+        if _has_risen(losses[-1], losses[0], losses[lowest]) or _is_dead(losses, lowest):
             rises += 1
             if rises == _RISES:
                 break
@@ -124,14 +125,20 @@ def run_range_test(
             keep()
     if harmless == 0:
         return None
-    unit = tried[lowest - 1] / _BELOW_LOWEST_LOSS if lowest else 0.0
-    if losses[0] - losses[lowest] < _LEARNED * abs(losses[0]):
-        unit = max(unit, tried[harmless - 1] / _BELOW_HARM)
+    best = tried[lowest - 1] if lowest else 0.0
+    unit = max(best / _BELOW_LOWEST_LOSS, tried[harmless - 1] / _BELOW_HARM)
     return RangeTest(float(f"{unit:.2g}"), tried, [_finite(loss) for loss in losses])
 
 
 def _has_risen(loss: float, start: float, lowest: float) -> bool:
     return not loss <= lowest + _RISEN_START * abs(start) + _RISEN_GAIN * (start - lowest)
+
+
+def _is_dead(losses: list[float], lowest: int) -> bool:
+    """Whether the last step has changed nothing, after some that have worsened the loss."""
+    learned = losses[0] - losses[lowest] > _RISEN_START * abs(losses[0])
+    worse = losses[-1] > losses[lowest] + _RISEN_GAIN / 2 * (losses[0] - losses[lowest])
+    return learned and worse and abs(losses[-1] - losses[-2]) < _DEAD * abs(losses[-1])
 
 
 def _finite(loss: float) -> float | None:

@@ -72,10 +72,17 @@ def test_on_a_plateau_the_last_harmless_rate_decides():
 
 def test_a_model_that_has_forgotten_everything_does_no_more_harm():
     """Embeddings that are all the same have a loss, too, here a lower one than before training."""
-    losses = iter([6.0, 5.0, 4.0, 3.8, 3.9] + [4.0] * 20)
+    losses = iter([6.0, 5.0, 4.0, 3.8, 3.9, 4.1, 4.1001, 4.1002] + [4.1] * 20)
     rates = [float(rate) for rate in np.geomspace(1e-4, 1, 24)]
     found = run_range_test(rates, lambda rate: None, lambda: next(losses))
-    assert len(found.rates) == 24 and found.learning_rate == pytest.approx(rates[2] / 5, rel=0.05)
+    assert len(found.rates) == 7 and found.learning_rate == pytest.approx(rates[2] / 5, rel=0.05)
+
+
+def test_where_losses_fluctuate_the_last_harmless_rate_decides():
+    losses = iter([4.0, 3.7, 3.4, 3.5, 3.6, 3.5, 3.6, 3.5, 3.6, 5.0, 5.0])
+    rates = [float(rate) for rate in np.geomspace(1e-4, 1e-2, 10)]
+    found = run_range_test(rates, lambda rate: None, lambda: next(losses))
+    assert found.learning_rate == pytest.approx(rates[7] / 20, rel=0.05)
 
 
 def test_it_ends_where_the_loss_has_clearly_risen_twice():
