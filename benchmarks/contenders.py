@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .experiment import TUNINGS
 from .methods import GROUPS, METHODS
-from .protocol import Runs, configuration, metric_of, tuned
+from .protocol import Runs, metric_of, tuned
 
 
 @dataclass(frozen=True)
@@ -18,19 +17,14 @@ class Contender:
         title (`str`): Its name for a reader.
         methods (`tuple[str, ...]`): Settings of it, of which the validation split picks one.
         role (`str`): `iomt`, `single`, `hybrid`, `peer`, `search` or `control`.
-        by_tuning (`bool`): Whether `methods` has one setting for each tuning mode, in the order of `TUNINGS`.
     """
 
     title: str
     methods: tuple[str, ...]
     role: str
-    by_tuning: bool = False
 
     def pick(self, runs: Runs) -> str | None:
         """The setting that validation picks on an experiment, `None` where none of them was run."""
-        if self.by_tuning:
-            name = self.methods[TUNINGS.index(configuration(runs)["tuning"])]
-            return name if name in runs else None
         return tuned(self.methods, runs, metric_of(runs))
 
 
@@ -55,13 +49,7 @@ CONTENDERS: tuple[Contender, ...] = (
     Contender("IOMT, paper preset", ("iomt paper",), "iomt"),
     Contender("best of the paper's grid (15 runs)", tuple(GROUPS["grid"]), "single"),
     Contender("AdamW, tuned (9 runs)", tuple(GROUPS["adamw"]), "single"),
-    # What the lists of IOMT that depend on what is trained trust most: full, head, LoRA.
-    Contender(
-        "the first of IOMT's own candidates, alone",
-        tuple(f"adamw:lr={rate},weight_decay=0" for rate in ("5e-05", "0.003", "0.001")),
-        "single",
-        by_tuning=True,
-    ),
+    Contender("control: AdamW at what the range test finds, alone", ("iomt range test, alone",), "control"),
     Contender("AdamW, 5e-5 (Trainer's default)", ("adamw:lr=5e-05,weight_decay=0",), "single"),
     Contender("Schedule-Free AdamW, tuned", _starting("schedule-free adamw"), "peer"),
     Contender("Schedule-Free SGD, tuned", _starting("schedule-free sgd"), "peer"),

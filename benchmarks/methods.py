@@ -116,6 +116,8 @@ _CONTROLS = {
     "iomt grid, cyclical": iomt(candidates="paper", selection="cyclical"),
     "iomt default, random": iomt(selection="random"),
     "iomt default, cyclical": iomt(selection="cyclical"),
+    # The range test without anything to interleave.
+    "iomt range test, alone": iomt(candidates="adamw:lr=1x"),
     "iomt paper, random": iomt(preset="paper", selection="random"),
     "iomt paper, cyclical": iomt(preset="paper", selection="cyclical"),
 }
