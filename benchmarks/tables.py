@@ -71,7 +71,7 @@ def _picked(contender: Contender, name: str, runs: Runs) -> str:
     """The setting, out of how many where not all of them were run, and whether SWATS has switched."""
     notes = [name] if len(contender.methods) > 1 else []
     count = sum(method in runs for method in contender.methods)
-    if count < len(contender.methods) and not contender.by_tuning:
+    if count < len(contender.methods):
         notes.append(f"of {count} settings")
     if name.startswith("swats"):
         switched = sum(run["switched_at"] is not None for run in runs[name].values())
