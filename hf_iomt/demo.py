@@ -147,8 +147,12 @@ def run_demo(
             "eval_steps": max(1, steps // 10),
         }
         iomt_trainer = IOMTTrainer(tuned, IOMTTrainingArguments(**{**arguments, **shown}), **data)
-        with tqdm(desc="IOMT", total=steps) as bar:
+        # The steps of the range test are among them.
+        iomt_trainer.args.max_steps = steps - len(iomt_trainer.plan_range_test(steps))
+        with tqdm(desc="IOMT", total=iomt_trainer.args.max_steps) as bar:
             iomt = _tune("IOMT, default settings", iomt_trainer, bar)
+            tested = iomt_trainer.range_test
+            iomt = replace(iomt, steps=iomt.steps + (0 if tested is None else len(tested.rates)))
         tuned.save_pretrained(str(folder))
 
         trainer = Trainer(copy.deepcopy(model), TrainingArguments(**arguments), **data)
@@ -181,6 +185,8 @@ def run_demo(
         f"steps, {sum(run.seconds for run in singles):.0f} s."
     )
     print(f"Before IOMT trained: {iomt_trainer.transferability}.")
+    if tested is not None:
+        print(f"The range test, {len(tested.rates)} steps, found {tested.learning_rate:g} for AdamW.")
     print(f"IOMT's steps, its race included: {format_shares(iomt_trainer.iomt_history)}.")
     print(f"The adapter that IOMT trained lies in {folder}, the model that it adapts in {folder / BASE_MODEL_NAME}.")
     print(_report(folder))
