@@ -21,6 +21,7 @@ from .probe import Probe
 from .range_test import RANGE_TEST_NAME, RangeTest, plan_rates, run_range_test
 from .running_metrics import kept_metrics
 from .samples import Group, count_items, draw_groups, mean_loss
+from .shards import reshard
 from .trainer_families import find_family
 
 logger = logging.getLogger(__name__)
@@ -104,6 +105,8 @@ class LearningRateMixin(_Base):
     def _run_range_test(self, rates: list[float], optimizer: InterleavedOptimizer) -> RangeTest | None:
         began = time.perf_counter()
         args = self.args
+        if self.is_fsdp_enabled:
+            reshard(self.trained_module())
         tensors = trainable_tensors(self.trained_module())
         per_step = self._train_batch_size * args.gradient_accumulation_steps * args.world_size
         batches = draw_groups(cast(Trainer, self), per_step, per_step * len(rates), skip=_PROBE_SAMPLES)

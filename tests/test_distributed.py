@@ -117,6 +117,15 @@ def test_sharded_parameters_decide_as_whole_ones(tmp_path):
     assert_same_decisions(whole, launch(tmp_path / "fsdp", TORCHRUN, *({**run, **FSDP} for run in runs)))
 
 
+def test_the_range_test_finds_the_same_in_shards(tmp_path):
+    settings = {"model": "smooth", "max_steps": 130, "samples": 128, "iomt_candidates": "adamw:lr=1x|2x; sgd:lr=0.01"}
+    whole = launch(tmp_path / "ddp", TORCHRUN, settings)
+    sharded = launch(tmp_path / "fsdp", TORCHRUN, {**settings, **FSDP})
+    assert_same_decisions(whole, sharded)
+    # It is not the usual rate, which counts where there is no test.
+    assert not {"adamw:lr=5e-05", "adamw:lr=0.0001"} & {record["candidate"] for record in whole[0]["history"]}
+
+
 @pytest.mark.parametrize("samples, groups, processes", [(16, 4, 2), (10, 1, 4), (7, 2, 3)])
 def test_processes_measure_parts_of_the_same_probe(samples, groups, processes):
     parts = []
