@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _LONGEST_NAME = 40
 
 
-def progress_line(records: list[CycleRecord], step: int, learning_rate: float) -> str:
+def progress_line(records: list[CycleRecord], step: int, learning_rate: float, rollbacks: int) -> str:
     """
     The present decision in a few words: `adam:lr=0.01, lr 0.0075, score 0.012, rollbacks 1`.
 
@@ -24,6 +24,7 @@ def progress_line(records: list[CycleRecord], step: int, learning_rate: float) -
         records (`list[CycleRecord]`): The cycles so far, the present one last.
         step (`int`): The last step that was made.
         learning_rate (`float`): The learning rate that it used.
+        rollbacks (`int`): How many cycles were undone.
     """
     if not records:
         return ""
@@ -37,7 +38,7 @@ def progress_line(records: list[CycleRecord], step: int, learning_rate: float) -
         # The next entrant of a race may be on the track, and not have made a step.
         f"lr {learning_rate if present.first_step <= step else present.learning_rate:.2g}",
         f"score {score:.2g}" if score is not None else "",
-        f"rollbacks {sum(record.rolled_back for record in records)}",
+        f"rollbacks {rollbacks}",
     ]
     return ", ".join(part for part in parts if part)
 
@@ -56,6 +57,15 @@ class ProgressLineCallback(TrainerCallback):
     def __init__(self, trainer: IOMTTrainerMixin) -> None:
         self._trainer = trainer
         self._written = ""
+        # Cycles that are over, and how many of them were undone: a long run has thousands, and a step must not count
+        # them all. The last two may still be marked.
+        self._settled = (0, 0)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Another run has another history."""
+        self._settled = (0, 0)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -67,11 +77,18 @@ class ProgressLineCallback(TrainerCallback):
         bars = [bar for callback in self._trainer.callback_handler.callbacks if (bar := _find_bar(callback))]
         if not bars:
             return
-        line = progress_line(interleaving.records, state.global_step, interleaving.optimizer.last_learning_rate)
+        records, rate = interleaving.records, interleaving.optimizer.last_learning_rate
+        line = progress_line(records, state.global_step, rate, self._rollbacks(records))
         for bar, attribute in bars:
             if getattr(bar, attribute) in (None, "", self._written, _as_html(self._written)):
                 setattr(bar, attribute, line if attribute == "postfix" else _as_html(line))
         self._written = line
+
+    def _rollbacks(self, records: list[CycleRecord]) -> int:
+        start, found = self._settled
+        end = max(start, len(records) - 2)
+        self._settled = end, found + sum(record.rolled_back for record in records[start:end])
+        return self._settled[1] + sum(record.rolled_back for record in records[end:])
 
 
 def _as_html(line: str) -> str:

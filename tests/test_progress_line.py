@@ -47,27 +47,27 @@ class Watch(TrainerCallback):
 
 class TestText:
     def test_before_the_first_cycle(self):
-        assert progress_line([], 0, 0.0) == ""
+        assert progress_line([], 0, 0.0, 0) == ""
 
     def test_all_parts(self):
         records = [make_record(score=-0.1234, rolled_back=True), make_record(candidate="sgdm:lr=0.05")]
-        assert progress_line(records, 4, 0.00123) == "sgdm:lr=0.05, lr 0.0012, score -0.12, rollbacks 1"
+        assert progress_line(records, 4, 0.00123, 1) == "sgdm:lr=0.05, lr 0.0012, score -0.12, rollbacks 1"
 
     def test_there_is_no_score_at_first(self):
-        assert progress_line([make_record()], 1, 0.01) == "adam:lr=0.01, lr 0.01, rollbacks 0"
+        assert progress_line([make_record()], 1, 0.01, 0) == "adam:lr=0.01, lr 0.01, rollbacks 0"
 
     def test_the_rate_belongs_to_the_candidate(self):
         records = [make_record(phase="race"), make_record(first_step=5, learning_rate=0.3, phase="race")]
-        assert progress_line(records, 4, 0.01).startswith("race adam:lr=0.01, lr 0.3")
-        assert progress_line(records, 5, 0.2).startswith("race adam:lr=0.01, lr 0.2")
+        assert progress_line(records, 4, 0.01, 0).startswith("race adam:lr=0.01, lr 0.3")
+        assert progress_line(records, 5, 0.2, 0).startswith("race adam:lr=0.01, lr 0.2")
 
     def test_long_names_are_cut(self):
-        line = progress_line([make_record(candidate="x" * 500)], 1, 0.01)
+        line = progress_line([make_record(candidate="x" * 500)], 1, 0.01, 0)
         assert len(line) < 80 and "xxx…, lr 0.01" in line
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf")])
     def test_numbers_that_are_not_finite(self, value):
-        assert progress_line([make_record(score=value)], 1, value) == (
+        assert progress_line([make_record(score=value)], 1, value, 0) == (
             f"adam:lr=0.01, lr {value}, score {value}, rollbacks 0"
         )
 
@@ -85,9 +85,22 @@ class TestBar:
         # On the screen, behind the speed.
         assert re.search(r"16/16 \[.*, sgdm:lr=0\.05, lr 0\.05, score ", capfd.readouterr().err)
 
-    def test_a_damaged_cycle_counts(self, tmp_path, capfd):
-        make(tmp_path, iomt_candidates="adam:lr=0.01; sgdm:lr=1e5").train()
-        assert "rollbacks 2]" in capfd.readouterr().err
+    def test_damaged_cycles_count(self, tmp_path, capfd):
+        trainer = make(tmp_path, iomt_candidates="adam:lr=0.01; sgdm:lr=1e5", max_steps=32)
+        (progress,) = [item for item in trainer.callback_handler.callbacks if isinstance(item, ProgressCallback)]
+
+        def shown_and_true():
+            shown = int(progress.training_bar.postfix.rpartition(" ")[2])
+            return shown, sum(record["rolled_back"] for record in trainer.iomt_history)
+
+        trainer.add_callback(watch := Watch(shown_and_true))
+        trainer.train()
+        assert all(shown == true for shown, true in watch.seen) and watch.seen[-1][1] >= 4
+        assert f"rollbacks {watch.seen[-1][1]}]" in capfd.readouterr().err
+        # A second run begins at 0.
+        watch.seen.clear()
+        trainer.train()
+        assert all(shown == true for shown, true in watch.seen) and watch.seen[0][1] == 0
 
     def test_a_text_of_somebody_else_stays(self, tmp_path):
         class Own(ProgressCallback):
