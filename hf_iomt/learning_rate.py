@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -33,7 +33,11 @@ _FP16_SCALE = 1024.0
 if TYPE_CHECKING:
     from .training_args import IOMTTrainingArguments
 
-    _Base = Trainer
+    class _Base(Trainer):
+        """What the mixin finds in the class that it is mixed into."""
+
+        def trained_module(self) -> nn.Module: ...
+
 else:
     _Base = object
 
@@ -49,10 +53,6 @@ class LearningRateMixin(_Base):
 
     args: IOMTTrainingArguments
     range_test: RangeTest | None = None
-
-    def trained_module(self) -> nn.Module:
-        """What is trained."""
-        raise NotImplementedError
 
     def scale_candidates(self, optimizer: InterleavedOptimizer) -> None:
         """
@@ -109,8 +109,8 @@ class LearningRateMixin(_Base):
             reshard(self.trained_module())
         tensors = trainable_tensors(self.trained_module())
         per_step = self._train_batch_size * args.gradient_accumulation_steps * args.world_size
-        batches = draw_groups(cast(Trainer, self), per_step, per_step * len(rates), skip=_PROBE_SAMPLES)
-        probe = Probe(cast(Trainer, self), _PROBE_SAMPLES)
+        batches = draw_groups(self, per_step, per_step * len(rates), skip=_PROBE_SAMPLES)
+        probe = Probe(self, _PROBE_SAMPLES)
         # The best parameters so far, and nothing else: the test is over when they have been put back.
         best = [Snapshot(tensors, storage=optimizer.storage)]
 
@@ -120,14 +120,13 @@ class LearningRateMixin(_Base):
 
         try:
             with preserved_generators(args.seed), kept_metrics(self):
-                stepper = self._step_at(batches)
-                found = run_range_test(rates, stepper, lambda: float(probe().mean()), keep)
+                found = run_range_test(rates, self._make_step(batches), lambda: float(probe().mean()), keep)
         finally:
             best[0].restore()
             self.model_wrapped.zero_grad()
         return None if found is None else replace(found, seconds=time.perf_counter() - began)
 
-    def _step_at(self, batches: Iterator[Group]) -> Any:
+    def _make_step(self, batches: Iterator[Group]) -> Callable[[float], None]:
         """A function that trains on the next batches with AdamW at a learning rate."""
         model = self.model_wrapped
         parameters = [parameter for parameter in self.trained_module().parameters() if parameter.requires_grad]
@@ -139,7 +138,7 @@ class LearningRateMixin(_Base):
             total = sum(count for _, count in group)
             model.train()
             for inputs, count in group:
-                loss = mean_loss(cast(Trainer, self), inputs, **count_items(cast(Trainer, self), inputs))
+                loss = mean_loss(self, inputs, **count_items(self, inputs))
                 (loss * (scale * count / total)).backward()
             norm = torch.nn.utils.clip_grad_norm_(parameters, scale * (self.args.max_grad_norm or float("inf")))
             for parameter_group in optimizer.param_groups:

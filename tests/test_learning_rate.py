@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import copy
 import json
 import logging
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -74,6 +76,37 @@ def test_rates_are_multiples_of_what_was_found(tmp_path):
     assert 1e-4 <= found.learning_rate <= 0.2 and len(found.rates) <= 0.15 * STEPS
     logged = [entry for entry in trainer.state.log_history if "iomt/range_test/learning_rate" in entry]
     assert [entry["step"] for entry in logged] == [0]
+
+
+@pytest.mark.parametrize("settings", [{}, {"gradient_accumulation_steps": 2}, {"max_grad_norm": 0.05}], ids=str)
+def test_its_losses_are_those_of_a_loop_written_out(tmp_path, settings):
+    model, texts = tiny.lora(dropout=0.0), tiny.Texts(400)
+    start = copy.deepcopy(model)
+    args = IOMTTrainingArguments(
+        **tiny.quiet(tmp_path, max_steps=STEPS, iomt_candidates=RELATIVE, iomt_transferability="off", **settings)
+    )
+    trainer = IOMTTrainer(model, args, train_dataset=texts)
+    trainer.train()
+    order = np.random.default_rng(args.seed).permutation(len(texts))
+    size = 4 * args.gradient_accumulation_steps
+    parameters = [item for item in start.parameters() if item.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, weight_decay=0.0)
+
+    def loss(rows):
+        mask = torch.ones_like(texts.ids[rows])
+        return start(input_ids=texts.ids[rows], attention_mask=mask, labels=texts.labels[rows]).loss
+
+    probe, rest = order[:32], order[32:]
+    expected = [float(loss(probe).detach())]
+    for number, rate in enumerate(trainer.range_test.rates):
+        optimizer.zero_grad()
+        loss(rest[number * size :][:size]).backward()
+        torch.nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+        expected.append(float(loss(probe).detach()))
+    np.testing.assert_allclose(trainer.range_test.losses, expected, rtol=2e-4)
+    assert max(abs(np.diff(expected))) > 1e-2
 
 
 def test_training_begins_at_the_best_parameters_of_the_test(tmp_path):
