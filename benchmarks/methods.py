@@ -116,8 +116,9 @@ _CONTROLS = {
     "iomt grid, cyclical": iomt(candidates="paper", selection="cyclical"),
     "iomt default, random": iomt(selection="random"),
     "iomt default, cyclical": iomt(selection="cyclical"),
-    # The range test without anything to interleave.
-    "iomt range test, alone": iomt(candidates="adamw:lr=1x"),
+    # The range test without anything to interleave, and what its optimizer has to do with it.
+    "iomt range test, alone": iomt(candidates="nadamw:lr=1x"),
+    "iomt range test, AdamW": iomt(candidates="adamw:lr=1x"),
     "iomt paper, random": iomt(preset="paper", selection="random"),
     "iomt paper, cyclical": iomt(preset="paper", selection="cyclical"),
 }
@@ -202,6 +203,7 @@ GROUPS: dict[str, list[str]] = {
     "iomt": list(_IOMT),
     "grid": _PAPER_GRID,
     "adamw": _ADAMW,
+    "nadam": [_candidate("nadam", rate) for rate in (3e-4, 1e-3, 3e-3, 1e-2)],
     "singles": _ALL_SINGLES,
     "hybrids": [*_HYBRIDS, _EARLY_SWATS],
     "hybrid_defaults": ["swats:lr=0.001", _EARLY_SWATS, "padam:lr=0.1", "adabound:lr=0.001"],

@@ -65,7 +65,7 @@ class _Measured(_Base):
     def steps_made(self) -> int:
         """Optimizer steps so far, with those of a range test."""
         found = getattr(self, "range_test", None)
-        return int(self.state.global_step) + (len(found.rates) if found is not None else 0)
+        return int(self.state.global_step) + (found.batches if found is not None else 0)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         self._start = _now()
@@ -145,7 +145,7 @@ def make_trainer(
         iomt = IOMTTrainingArguments(**shared, lr_scheduler_kwargs=schedule_arguments, **method.settings)
         trainer = _MeasuredIOMTTrainer(args=iomt, **parts)
         # Everybody makes as many steps in all.
-        if tested := len(trainer.plan_range_test(total)):
+        if tested := trainer.plan_range_test(total):
             iomt.max_steps = total - tested
         return trainer
     if method.kind == "single":

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from .optim import PRESETS, Candidate, parse_candidates, scale_rates
+from .optim import PRESETS, Candidate, has_relative_rates, parse_candidates, scale_rates
 
-# Learning rates of AdamW that are usual for what is trained: what the unit stands for without a range test.
+# Learning rates of AdamW and its like that are usual for what is trained: what the unit stands for without a range test.
 _NOMINAL_UNITS = {"lora": 1e-3, "head": 3e-3, "full": 5e-5}
 
 
@@ -30,7 +30,10 @@ def resolve_candidates(args: Any, model: nn.Module, find: Any, unit: float | Non
         unit (`float`, *optional*): What relative learning rates are multiples of; the usual learning rate for what is
             trained if left out.
     """
-    return parse_candidates(scale_rates(candidate_text(args), unit or nominal_unit(model)), find)
+    text = candidate_text(args)
+    # How many there are must not depend on the unit: a rate in numbers may be equal to a relative one by chance.
+    relative = has_relative_rates(text)
+    return parse_candidates(scale_rates(text, unit or nominal_unit(model)), find, unique=not relative)
 
 
 def nominal_unit(model: nn.Module) -> float:

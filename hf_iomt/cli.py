@@ -162,7 +162,7 @@ def _candidates(text: str | None) -> int:
         for name, preset in PRESETS.items():
             print(f"  {name:<12}{len(parse_candidates(scale_rates(preset, 1.0)))} candidates: {preset}")
         print(
-            "\nLearning rates such as 3x are multiples of the one that a range test finds for AdamW before training.\n"
+            "\nLearning rates such as 3x are multiples of the one that a range test finds before training.\n"
             "Other families: every name that `optim=` of TrainingArguments accepts, and what register_family adds."
         )
         return 0

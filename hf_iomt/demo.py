@@ -148,7 +148,7 @@ def run_demo(
         }
         iomt_trainer = IOMTTrainer(tuned, IOMTTrainingArguments(**{**arguments, **shown}), **data)
         # The steps of the range test are among them.
-        iomt_trainer.args.max_steps = steps - len(iomt_trainer.plan_range_test(steps))
+        iomt_trainer.args.max_steps = steps - iomt_trainer.plan_range_test(steps)
         with tqdm(desc="IOMT", total=iomt_trainer.args.max_steps) as bar:
             iomt = _tune("IOMT, default settings", iomt_trainer, bar)
             tested = iomt_trainer.range_test
@@ -186,7 +186,7 @@ def run_demo(
     )
     print(f"Before IOMT trained: {iomt_trainer.transferability}.")
     if tested is not None:
-        print(f"The range test, {len(tested.rates)} steps, found {tested.learning_rate:g} for AdamW.")
+        print(f"The range test, {tested.batches} batches, found the learning rate {tested.learning_rate:g}.")
     print(f"IOMT's steps, its race included: {format_shares(iomt_trainer.iomt_history)}.")
     print(f"The adapter that IOMT trained lies in {folder}, the model that it adapts in {folder / BASE_MODEL_NAME}.")
     print(_report(folder))

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -15,10 +15,12 @@ from transformers import Trainer
 
 from .candidate_list import candidate_text, nominal_unit, resolve_candidates
 from .generators import preserved_generators
+from .gradient_noise import GradientNoise
 from .json_files import write_json
-from .optim import InterleavedOptimizer, Snapshot, has_relative_rates, trainable_tensors
+from .optim import InterleavedOptimizer, Snapshot, has_only_relative_rates, has_relative_rates, trainable_tensors
 from .probe import Probe
-from .range_test import RANGE_TEST_NAME, RangeTest, plan_rates, run_range_test
+from .race import FINALISTS
+from .range_test import GRADIENTS, RANGE_TEST_NAME, RangeTest, plan_rates, run_range_test
 from .running_metrics import kept_metrics
 from .samples import Group, count_items, draw_groups, mean_loss
 from .shards import reshard
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
 
     class _Base(Trainer):
         """What the mixin finds in the class that it is mixed into."""
+
+        @property
+        def interleaved_optimizer(self) -> InterleavedOptimizer: ...
 
         def trained_module(self) -> nn.Module: ...
 
@@ -63,13 +68,13 @@ class LearningRateMixin(_Base):
         if not has_relative_rates(candidate_text(self.args)):
             self.range_test = None
             return
-        rates = self.plan_range_test(self.state.max_steps)
+        rates = self._plan_rates(self.state.max_steps)
         self.range_test = self._run_range_test(rates, optimizer) if rates else None
         if self.range_test is not None:
             logger.info(
-                "Range test: the learning rate for AdamW is %g, after %d steps.",
+                "Range test: the learning rate is %g, after %d batches.",
                 self.range_test.learning_rate,
-                len(self.range_test.rates),
+                self.range_test.batches,
             )
             self.log({"iomt/range_test/learning_rate": self.range_test.learning_rate})
         elif rates:
@@ -77,14 +82,23 @@ class LearningRateMixin(_Base):
         self._apply_unit(optimizer)
         self.save_range_test(str(self.args.output_dir))
 
-    def plan_range_test(self, max_steps: int) -> list[float]:
+    def plan_range_test(self, max_steps: int) -> int:
         """
-        The learning rates of the range test that a run of so many steps begins with, a step each; they come on top of
-        the run's own steps. Empty where there is none.
+        How many batches the range test of a run of so many steps reads at most, each as large as that of a step. They
+        come on top of the run's own steps. 0 where there is no test.
         """
-        if not has_relative_rates(candidate_text(self.args)):
-            return []
-        return plan_rates(nominal_unit(self.trained_module()), max_steps)
+        rates = self._plan_rates(max_steps)
+        return GRADIENTS + len(rates) if rates else 0
+
+    def race_steps(self, max_steps: int) -> int:
+        """
+        Steps of a finalist of the race; 0 where none is needed: a race of few candidates shows those that destroy the
+        model, and a range test shows that, too, where they are rates of one family around what it finds.
+        """
+        optimizer = self.interleaved_optimizer
+        tested = has_only_relative_rates(candidate_text(self.args)) and self.plan_range_test(max_steps) > 0
+        few = len(optimizer.families) == 1 and len(optimizer.candidates) <= FINALISTS
+        return 0 if tested and few else self.args.iomt_race_steps or 0
 
     def read_range_test(self, checkpoint: str, optimizer: InterleavedOptimizer) -> None:
         """Take the unit that the run of a checkpoint has found."""
@@ -97,6 +111,11 @@ class LearningRateMixin(_Base):
         if self.range_test is not None and self.args.should_save:
             write_json(asdict(self.range_test), os.path.join(folder, RANGE_TEST_NAME))
 
+    def _plan_rates(self, max_steps: int) -> list[float]:
+        if not has_relative_rates(candidate_text(self.args)):
+            return []
+        return plan_rates(nominal_unit(self.trained_module()), max_steps)
+
     def _apply_unit(self, optimizer: InterleavedOptimizer) -> None:
         model = self.trained_module()
         unit = None if self.range_test is None else self.range_test.learning_rate
@@ -108,9 +127,9 @@ class LearningRateMixin(_Base):
         if self.is_fsdp_enabled:
             reshard(self.trained_module())
         tensors = trainable_tensors(self.trained_module())
-        per_step = self._train_batch_size * args.gradient_accumulation_steps * args.world_size
-        batches = draw_groups(self, per_step, per_step * len(rates), skip=_PROBE_SAMPLES)
+        batches = self._draw_batches(GRADIENTS + len(rates))
         probe = Probe(self, _PROBE_SAMPLES)
+        parameters = [parameter for parameter in self.trained_module().parameters() if parameter.requires_grad]
         # The best parameters so far, and nothing else: the test is over when they have been put back.
         best = [Snapshot(tensors, storage=optimizer.storage)]
 
@@ -120,27 +139,43 @@ class LearningRateMixin(_Base):
 
         try:
             with preserved_generators(args.seed), kept_metrics(self):
-                found = run_range_test(rates, self._make_step(batches), lambda: float(probe().mean()), keep)
+                signal = self._measure_signal(parameters, batches)
+                step = self._make_step(parameters, batches)
+                found = run_range_test(rates, step, lambda: float(probe().mean()), keep, signal)
         finally:
             best[0].restore()
             self.model_wrapped.zero_grad()
         return None if found is None else replace(found, seconds=time.perf_counter() - began)
 
-    def _make_step(self, batches: Iterator[Group]) -> Callable[[float], None]:
+    def _draw_batches(self, count: int) -> Iterator[Group]:
+        """Training batches as large as that of an optimizer step, without the samples of the probe."""
+        args = self.args
+        per_step = self._train_batch_size * args.gradient_accumulation_steps * args.world_size
+        while True:
+            # From the start again where a stream is short.
+            yield from draw_groups(self, per_step, per_step * count, skip=_PROBE_SAMPLES)
+
+    def _measure_signal(self, parameters: list[nn.Parameter], batches: Iterator[Group]) -> float | None:
+        """Share of signal in the gradients at the present parameters."""
+
+        def reduce(values: torch.Tensor) -> torch.Tensor:
+            return cast(torch.Tensor, self.accelerator.reduce(values, "mean"))
+
+        noise = GradientNoise(parameters, reduce)
+        for _ in range(GRADIENTS):
+            self._add_gradients(next(batches))
+            noise.add()
+            self.model_wrapped.zero_grad()
+        return noise.signal()
+
+    def _make_step(self, parameters: list[nn.Parameter], batches: Iterator[Group]) -> Callable[[float], None]:
         """A function that trains on the next batches with AdamW at a learning rate."""
-        model = self.model_wrapped
-        parameters = [parameter for parameter in self.trained_module().parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.0)
-        scale = _FP16_SCALE if self.args.fp16 else 1.0
+        clip = self._gradient_scale * (self.args.max_grad_norm or float("inf"))
 
         def step(rate: float) -> None:
-            group = next(batches)
-            total = sum(count for _, count in group)
-            model.train()
-            for inputs, count in group:
-                loss = mean_loss(self, inputs, **count_items(self, inputs))
-                (loss * (scale * count / total)).backward()
-            norm = torch.nn.utils.clip_grad_norm_(parameters, scale * (self.args.max_grad_norm or float("inf")))
+            self._add_gradients(next(batches))
+            norm = torch.nn.utils.clip_grad_norm_(parameters, clip)
             for parameter_group in optimizer.param_groups:
                 parameter_group["lr"] = rate
             if bool(torch.isfinite(norm)):
@@ -148,3 +183,15 @@ class LearningRateMixin(_Base):
             optimizer.zero_grad()
 
         return step
+
+    @property
+    def _gradient_scale(self) -> float:
+        return _FP16_SCALE if self.args.fp16 else 1.0
+
+    def _add_gradients(self, group: Group) -> None:
+        """Gradients of the mean loss of the batches of a step."""
+        total = sum(count for _, count in group)
+        self.model_wrapped.train()
+        for inputs, count in group:
+            loss = mean_loss(self, inputs, **count_items(self, inputs))
+            (loss * (self._gradient_scale * count / total)).backward()

@@ -13,10 +13,12 @@ import numpy as np
 
 RANGE_TEST_NAME = "iomt_range_test.json"
 
+# Batches whose gradients are compared at the start, see `GradientNoise`.
+GRADIENTS = 8
 # Steps for each factor of ten: where there is room for fewer than the least there is no test.
-_PER_DECADE = (4, 7)
+_PER_DECADE = (4, 6)
 # From this share to this multiple of the learning rate that is usual for what is trained, but not beyond the highest.
-_SPAN = (0.02, 1000.0)
+_SPAN = (0.3, 1000.0)
 _HIGHEST = 1.0
 # Of the steps of the run.
 _SHARE = 0.15
@@ -29,10 +31,9 @@ _RISES = 2
 # A loss that no longer moves by this share of itself, after its lowest, is that of a model which has forgotten
 # everything: its embeddings are all the same, say. Whatever the rate, it does not rise.
 _DEAD = 1e-4
-# Training wants a rate below the one that lowers the loss most in passing, and well below the last that does no harm.
-# On a plateau, and where losses fluctuate, the latter is the surer of the two.
-_BELOW_LOWEST_LOSS = 5.0
-_BELOW_HARM = 20.0
+# The least share of signal that is believed. It is also what counts on a plateau, where the test learns nothing: there
+# a few gradients may agree for a reason that is gone after some steps, such as the bias of a new classifier.
+_LEAST_SIGNAL = 0.04
 
 
 @dataclass(frozen=True)
@@ -41,17 +42,24 @@ class RangeTest:
     What a range test has found.
 
     Args:
-        learning_rate (`float`): The learning rate for AdamW; the unit `x` of candidate lists.
+        learning_rate (`float`): The learning rate for AdamW and its like; the unit `x` of candidate lists.
         rates (`list[float]`): The learning rates of the steps that were made, ascending.
         losses (`list[float | None]`): The probe's loss before the first step and after each; `None` where it was not
             finite. One more than `rates`.
         seconds (`float`): How long it took.
+        signal (`float`, *optional*): Share of signal in the gradients at the start, see `GradientNoise`.
     """
 
     learning_rate: float
     rates: list[float] = field(default_factory=list)
     losses: list[float | None] = field(default_factory=list)
     seconds: float = 0.0
+    signal: float | None = None
+
+    @property
+    def batches(self) -> int:
+        """Batches that it has read, each as large as that of an optimizer step."""
+        return GRADIENTS + len(self.rates)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> RangeTest | None:
@@ -65,19 +73,20 @@ class RangeTest:
 
 def plan_rates(usual: float, steps: int) -> list[float]:
     """
-    Learning rates from a fiftieth to a thousand times the usual one, at most 1, by equal factors: 7 to a factor of
-    ten, fewer where a run has few steps.
+    Learning rates from 0.3 to a thousand times the usual one, at most 1, by equal factors: 6 to a factor of ten, fewer
+    where a run has few steps.
 
     Args:
         usual (`float`): A learning rate that is usual for what is trained.
-        steps (`int`): Steps of the whole run, of which the test takes at most 15 %.
+        steps (`int`): Steps of the whole run. The test reads at most 15 % as many batches: `GRADIENTS`, and one for
+            each rate.
 
     Returns:
         The rates, ascending; empty where there is no room for a test.
     """
     lowest, highest = usual * _SPAN[0], min(usual * _SPAN[1], _HIGHEST)
     decades = math.log10(highest / lowest)
-    per_decade = min(_SHARE * steps / decades, _PER_DECADE[1])
+    per_decade = min((_SHARE * steps - GRADIENTS) / decades, _PER_DECADE[1])
     if per_decade < _PER_DECADE[0]:
         return []
     return [float(rate) for rate in np.geomspace(lowest, highest, int(per_decade * decades))]
@@ -88,19 +97,22 @@ def run_range_test(
     step: Callable[[float], None],
     probe: Callable[[], float],
     keep: Callable[[], None] = lambda: None,
+    signal: float | None = None,
 ) -> RangeTest | None:
     """
     Train at rising learning rates until the loss has clearly risen twice, or no longer moves.
 
-    After Smith, *Cyclical Learning Rates for Training Neural Networks* (2017). The rate that comes out is a fifth of
-    the one with the lowest loss, or a twentieth of the last before harm where that is more: on a plateau, where
-    training from scratch and adapters may begin, the lowest loss may be at any rate.
+    After Smith, *Cyclical Learning Rates for Training Neural Networks* (2017). The last rate that did no harm is about
+    the largest that gradients without noise could take; what comes out is that rate times the share of signal in the
+    gradients (McCandlish et al., 2018).
 
     Args:
         rates (`Iterable[float]`): Learning rates, ascending.
         step (`Callable[[float], None]`): Makes a training step at a learning rate.
         probe (`Callable[[], float]`): Loss on fixed samples that `step` does not train on.
-        keep (`Callable`, *optional*): Called where the loss is the lowest so far.
+        keep (`Callable`, *optional*): Called where the loss is the lowest so far, and something has been learned: on a
+            plateau a lower loss is chance, and what large rates do to a model there is not always good.
+        signal (`float`, *optional*): What `GradientNoise` has found before.
 
     Returns:
         What was found, or `None` where the loss was not finite, or risen, from the first step on.
@@ -122,12 +134,17 @@ def run_range_test(
         harmless = len(tried)
         if losses[-1] < losses[lowest]:
             lowest = len(tried)
-            keep()
+            if _has_learned(losses, lowest):
+                keep()
     if harmless == 0:
         return None
-    best = tried[lowest - 1] if lowest else 0.0
-    unit = max(best / _BELOW_LOWEST_LOSS, tried[harmless - 1] / _BELOW_HARM)
-    return RangeTest(float(f"{unit:.2g}"), tried, [_finite(loss) for loss in losses])
+    share = max(signal or 0.0, _LEAST_SIGNAL) if _has_learned(losses, lowest) else _LEAST_SIGNAL
+    unit = tried[harmless - 1] * min(share, 1.0)
+    return RangeTest(float(f"{unit:.2g}"), tried, [_finite(loss) for loss in losses], signal=signal)
+
+
+def _has_learned(losses: list[float], lowest: int) -> bool:
+    return losses[0] - losses[lowest] > _RISEN_START * abs(losses[0])
 
 
 def _has_risen(loss: float, start: float, lowest: float) -> bool:
@@ -136,9 +153,8 @@ def _has_risen(loss: float, start: float, lowest: float) -> bool:
 
 def _is_dead(losses: list[float], lowest: int) -> bool:
     """Whether the last step has changed nothing, after some that have worsened the loss."""
-    learned = losses[0] - losses[lowest] > _RISEN_START * abs(losses[0])
     worse = losses[-1] > losses[lowest] + _RISEN_GAIN / 2 * (losses[0] - losses[lowest])
-    return learned and worse and abs(losses[-1] - losses[-2]) < _DEAD * abs(losses[-1])
+    return _has_learned(losses, lowest) and worse and abs(losses[-1] - losses[-2]) < _DEAD * abs(losses[-1])
 
 
 def _finite(loss: float) -> float | None:

@@ -181,11 +181,9 @@ class IOMTTrainerMixin(
         Raises:
             ValueError: The scheduler cannot be built with these `lr_scheduler_kwargs`, warm-up and number of steps.
         """
-        self._race_plan = plan_race(
-            len(self.interleaved_optimizer.candidates), self.args.iomt_race_steps or 0, num_training_steps
-        )
-        race_steps = self._race_plan.total_steps if self._race_plan is not None else 0
-        steps = num_training_steps - race_steps
+        candidates, race_steps = len(self.interleaved_optimizer.candidates), self.race_steps(num_training_steps)
+        self._race_plan = plan_race(candidates, race_steps, num_training_steps)
+        steps = num_training_steps - (self._race_plan.total_steps if self._race_plan is not None else 0)
         try:
             scheduler = super().create_scheduler(steps, optimizer)
             try_schedule(scheduler, steps)

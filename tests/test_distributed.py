@@ -118,7 +118,7 @@ def test_sharded_parameters_decide_as_whole_ones(tmp_path):
 
 
 def test_the_range_test_finds_the_same_in_shards(tmp_path):
-    settings = {"model": "smooth", "max_steps": 130, "samples": 128, "iomt_candidates": "adamw:lr=1x|2x; sgd:lr=0.01"}
+    settings = {"model": "smooth", "max_steps": 150, "samples": 128, "iomt_candidates": "adamw:lr=1x|2x; sgd:lr=0.01"}
     whole = launch(tmp_path / "ddp", TORCHRUN, settings)
     sharded = launch(tmp_path / "fsdp", TORCHRUN, {**settings, **FSDP})
     assert_same_decisions(whole, sharded)

@@ -254,6 +254,7 @@ TAKES = {
     "adam": ("weight_decay", "betas", "eps", "amsgrad", "foreach", "decoupled_weight_decay"),
     "adamw": ("weight_decay", "betas", "eps", "amsgrad", "fused", "maximize"),
     "adamax": ("weight_decay", "betas", "eps", "foreach"),
+    "nadamw": ("weight_decay", "betas", "eps", "momentum_decay"),
     "nadam": ("weight_decay", "betas", "eps", "momentum_decay", "decoupled_weight_decay"),
     "radam": ("weight_decay", "betas", "eps", "decoupled_weight_decay"),
 }

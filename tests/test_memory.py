@@ -175,6 +175,7 @@ class TestNeed:
             ("adamw", {}, 2),
             ("adamax", {}, 2),
             ("nadam", {}, 2),
+            ("nadamw", {}, 2),
             ("radam", {}, 2),
             ("swats", {}, 2),
             ("padam", {}, 3),

@@ -16,7 +16,7 @@ from hf_iomt import IOMTTrainer, IOMTTrainingArguments
 pytestmark = pytest.mark.usefixtures("small_heap")
 
 THREE = "adam:lr=0.01; sgdm:lr=0.05; adagrad:lr=0.02"
-FAMILIES = ("sgd", "sgdm", "nag", "asgd", "adagrad", "rmsprop", "adam", "adamw", "adamax", "nadam", "radam")
+FAMILIES = ("sgd", "sgdm", "nag", "asgd", "adagrad", "rmsprop", "adam", "adamw", "adamax", "nadam", "nadamw", "radam")
 FAMILIES += ("swats", "padam", "adabound")
 
 

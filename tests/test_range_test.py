@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from hf_iomt.range_test import RangeTest, plan_rates, run_range_test
+from hf_iomt.range_test import GRADIENTS, RangeTest, plan_rates, run_range_test
 
 
 class Valley:
@@ -27,28 +27,38 @@ class Valley:
 
 def test_rates_rise_by_equal_factors_around_the_usual_one():
     rates = plan_rates(5e-5, 10_000)
-    assert rates[0] == pytest.approx(1e-6) and rates[-1] == pytest.approx(0.05)
+    assert rates[0] == pytest.approx(1.5e-5) and rates[-1] == pytest.approx(0.05)
     np.testing.assert_allclose(np.diff(np.log(rates)), np.log(rates[1] / rates[0]))
-    # Seven to a factor of ten.
-    assert len(rates) == int(7 * math.log10(5e4))
+    # Six to a factor of ten.
+    assert len(rates) == int(6 * math.log10(1000 / 0.3))
     assert plan_rates(3e-3, 10_000)[-1] == pytest.approx(1)
 
 
 def test_a_test_takes_a_share_of_the_run_and_no_less_than_four_steps_to_a_factor_of_ten():
-    decades = math.log10(5e4)
-    assert len(plan_rates(5e-5, 200)) == 30
-    assert len(plan_rates(5e-5, math.ceil(4 * decades / 0.15))) == int(4 * decades)
-    assert plan_rates(5e-5, math.floor(4 * decades / 0.15)) == []
+    decades = math.log10(1000 / 0.3)
+    assert len(plan_rates(5e-5, 180)) == 27 - GRADIENTS
+    least = math.ceil((4 * decades + GRADIENTS) / 0.15)
+    assert len(plan_rates(5e-5, least)) == int(4 * decades)
+    assert plan_rates(5e-5, least - 1) == []
 
 
-def test_the_rate_lies_below_the_last_harmless_one():
+def test_the_rate_is_the_share_of_signal_of_the_last_harmless_one():
     valley = Valley()
-    found = run_range_test(np.geomspace(1e-6, 1, 42).tolist(), valley.step, valley.loss, valley.keep)
+    rates = np.geomspace(1e-6, 1, 42).tolist()
+    found = run_range_test(rates, valley.step, valley.loss, valley.keep, signal=0.25)
     # Steps are stable up to 0.02, and take some to bring the loss up again.
-    assert 0.002 / 5 <= found.learning_rate <= 0.05 / 5
+    assert 0.02 * 0.25 <= found.learning_rate <= 0.08 * 0.25
     assert len(found.losses) == len(found.rates) + 1 and found.losses[0] == 50.0
     assert found.rates[-1] < 1 and found.losses[-1] > min(found.losses) + 0.05 * 50
     assert 0.5 * 100 * valley.kept[-1] ** 2 == pytest.approx(min(found.losses))
+    assert found.signal == 0.25 and found.batches == GRADIENTS + len(found.rates)
+
+
+@pytest.mark.parametrize("signal, share", [(0.5, 0.5), (1.3, 1.0), (0.01, 0.04), (-0.2, 0.04), (None, 0.04)])
+def test_a_share_of_signal_is_between_a_least_one_and_all(signal, share):
+    losses = iter([1.0, 0.5, 0.4, 2.0, 2.0])
+    found = run_range_test([0.01, 0.02, 0.04, 0.08], lambda rate: None, lambda: next(losses), signal=signal)
+    assert found.learning_rate == pytest.approx(0.02 * share)
 
 
 @pytest.mark.parametrize("factor", [1e-3, 1.0, 1e3])
@@ -56,42 +66,43 @@ def test_it_scales_with_the_problem(factor):
     """A curvature a thousand times as large asks for rates a thousand times as small."""
     one, other = Valley(1.0), Valley(1.0 / factor)
     rates = np.geomspace(1e-3, 1e3, 60)
-    first = run_range_test(rates, one.step, one.loss)
-    second = run_range_test(rates * factor, other.step, other.loss)
+    first = run_range_test(rates, one.step, one.loss, signal=0.2)
+    second = run_range_test(rates * factor, other.step, other.loss, signal=0.2)
     assert second.learning_rate / first.learning_rate == pytest.approx(factor, rel=0.06)
 
 
-def test_on_a_plateau_the_last_harmless_rate_decides():
-    """Where nothing is learned the lowest loss is noise, here at the very first step."""
-    losses = iter([1.0, 0.999] + [1.0] * 20 + [3.0] * 9)
+def test_on_a_plateau_the_least_share_counts_and_nothing_is_kept():
+    """Where nothing is learned the lowest loss is noise, and so is it that a few gradients agree."""
+    losses, kept = iter([1.0, 0.96] + [1.0] * 20 + [3.0] * 9), []
     rates = [float(rate) for rate in np.geomspace(1e-5, 1, 29)]
-    found = run_range_test(rates, lambda rate: None, lambda: next(losses))
-    assert found.learning_rate == pytest.approx(rates[20] / 20, rel=0.05)
-    assert len(found.rates) == 23
+    found = run_range_test(rates, lambda rate: None, lambda: next(losses), lambda: kept.append(True), signal=0.5)
+    assert found.learning_rate == pytest.approx(rates[20] * 0.04, rel=0.05)
+    assert len(found.rates) == 23 and kept == []
 
 
 def test_a_model_that_has_forgotten_everything_does_no_more_harm():
     """Embeddings that are all the same have a loss, too, here a lower one than before training."""
     losses = iter([6.0, 5.0, 4.0, 3.8, 3.9, 4.1, 4.1001, 4.1002] + [4.1] * 20)
     rates = [float(rate) for rate in np.geomspace(1e-4, 1, 24)]
-    found = run_range_test(rates, lambda rate: None, lambda: next(losses))
-    assert len(found.rates) == 7 and found.learning_rate == pytest.approx(rates[2] / 5, rel=0.05)
+    found = run_range_test(rates, lambda rate: None, lambda: next(losses), signal=0.2)
+    # The last two are no better than 4.1, from which nothing moves it any more.
+    assert len(found.rates) == 7 and found.learning_rate == pytest.approx(rates[4] * 0.2, rel=0.05)
 
 
 def test_where_losses_fluctuate_the_last_harmless_rate_decides():
     losses = iter([4.0, 3.7, 3.4, 3.5, 3.6, 3.5, 3.6, 3.5, 3.6, 5.0, 5.0])
     rates = [float(rate) for rate in np.geomspace(1e-4, 1e-2, 10)]
-    found = run_range_test(rates, lambda rate: None, lambda: next(losses))
-    assert found.learning_rate == pytest.approx(rates[7] / 20, rel=0.05)
+    found = run_range_test(rates, lambda rate: None, lambda: next(losses), signal=0.2)
+    assert found.learning_rate == pytest.approx(rates[7] * 0.2, rel=0.05)
 
 
 def test_it_ends_where_the_loss_has_clearly_risen_twice():
     """What comes later may be low by chance: a model that has forgotten all is no worse than before it learned."""
     losses = iter([1.0, 0.9, 0.8, 0.88, 0.86, 0.7, 0.79, 0.1])
     rates = [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2]
-    found = run_range_test(rates, lambda rate: None, lambda: next(losses))
+    found = run_range_test(rates, lambda rate: None, lambda: next(losses), signal=0.1)
     # 0.86 is within 5 % of the start's loss and 10 % of the gain, 0.88 and 0.79 are not.
-    assert found.rates == rates[:6] and found.learning_rate == 3.2e-3
+    assert found.rates == rates[:6] and found.learning_rate == 1.6e-3
 
 
 @pytest.mark.parametrize("losses", [[math.nan] * 9, [1.0, 5.0, math.inf, 9.0], [1.0, math.nan, 2.0, 0.1]])
@@ -102,7 +113,7 @@ def test_harm_from_the_first_step_on_finds_nothing(losses):
 
 def test_losses_that_are_no_numbers_are_harm():
     losses = iter([1.0, 0.5, math.nan, math.inf, 0.1])
-    found = run_range_test([0.1, 0.2, 0.4, 0.8], lambda rate: None, lambda: next(losses))
+    found = run_range_test([0.1, 0.2, 0.4, 0.8], lambda rate: None, lambda: next(losses), signal=0.2)
     assert found.rates == [0.1, 0.2, 0.4] and found.losses == [1.0, 0.5, None, None]
     assert found.learning_rate == 0.02
 

@@ -201,7 +201,7 @@ def test_an_evaluation_before_training_writes_nothing(tmp_path):
 
 def test_the_range_test_is_selection(tmp_path):
     # The least number of steps with room for one is 126.
-    trainer = make(tmp_path, iomt_candidates="adamw:lr=1x|3x; sgd:lr=0.01", max_steps=130)
+    trainer = make(tmp_path, iomt_candidates="adamw:lr=1x|3x; sgd:lr=0.01", max_steps=150)
     trainer.train()
     assert trainer.range_test.seconds > 0
     cycles = sum(record["seconds"] for record in trainer.iomt_history)

@@ -6,7 +6,7 @@ from .families import Family, get_family, list_families, register_family
 from .interleaved import InterleavedOptimizer
 from .padam import Padam
 from .presets import PRESETS
-from .relative_rates import has_relative_rates, scale_rates
+from .relative_rates import has_only_relative_rates, has_relative_rates, scale_rates
 from .snapshot import ParameterAverage, Snapshot, count_broken, local_part, trainable_tensors
 from .storage import IN_PLACE, Kept, Place, Storage
 from .swats import SWATS
@@ -28,6 +28,7 @@ __all__ = [
     "count_broken",
     "format_candidates",
     "get_family",
+    "has_only_relative_rates",
     "has_relative_rates",
     "list_families",
     "local_part",

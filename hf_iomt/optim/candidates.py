@@ -111,21 +111,24 @@ def make_candidate(
     return candidate
 
 
-def parse_candidates(text: str, find_family: Callable[[str], Family] = get_family) -> list[Candidate]:
+def parse_candidates(
+    text: str, find_family: Callable[[str], Family] = get_family, unique: bool = True
+) -> list[Candidate]:
     """
     Read a candidate list such as `"sgdm:lr=0.1|0.01,momentum=0.9; adamw:lr=1e-3"`.
 
     Alternatives separated by `|` are combined with each other, so a family with two learning rates and three momenta
-    gives six candidates. Tuples are written with slashes: `betas=0.9/0.99`. Repeated candidates count once.
+    gives six candidates. Tuples are written with slashes: `betas=0.9/0.99`.
 
     Args:
         text (`str`): The list.
         find_family (`Callable`, *optional*): Look-up of a family by name.
+        unique (`bool`, *optional*, defaults to `True`): Whether repeated candidates count once.
 
     Raises:
         ValueError: The text does not follow the grammar, is empty, or names something that does not exist.
     """
-    candidates: dict[Candidate, None] = {}
+    candidates: list[Candidate] = []
     for part in text.split(";"):
         if not part.strip():
             continue
@@ -146,10 +149,10 @@ def parse_candidates(text: str, find_family: Callable[[str], Family] = get_famil
                 raise ValueError(f"{key!r} is set twice in {part.strip()!r}. Write {key}=value|value.")
             alternatives[key] = [_parse_value(value) for value in values.split("|")]
         for combination in itertools.product(*alternatives.values()):
-            candidates[make_candidate(family, dict(zip(alternatives, combination, strict=True)), find_family)] = None
+            candidates.append(make_candidate(family, dict(zip(alternatives, combination, strict=True)), find_family))
     if not candidates:
         raise ValueError(f"The candidate list is empty. Write {GRAMMAR}.")
-    return list(candidates)
+    return list(dict.fromkeys(candidates)) if unique else candidates
 
 
 def format_candidates(candidates: str | Sequence[Candidate | str | Mapping[str, Any]]) -> str:

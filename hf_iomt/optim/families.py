@@ -78,6 +78,7 @@ _FAMILIES: dict[str, Family] = {
         Family("adamw", torch.optim.AdamW),
         Family("adamax", torch.optim.Adamax),
         Family("nadam", torch.optim.NAdam),
+        Family("nadamw", torch.optim.NAdam, fixed={"decoupled_weight_decay": True}),
         Family("radam", torch.optim.RAdam),
         Family("swats", SWATS),
         Family("padam", Padam),

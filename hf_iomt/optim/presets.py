@@ -18,9 +18,9 @@ _PAPER_WIDE = "; ".join(
 )
 
 PRESETS: dict[str, str] = {
-    # `x` is what the range test finds for AdamW. One family, because another one that takes over in the middle of a
-    # run has no moments yet, and its first steps are several times too large.
-    "auto": "adamw:lr=1x|2x|0.5x",
+    # `x` is what the range test finds. One family, because another one that takes over in the middle of a run has no
+    # moments yet, and its first steps are several times too large.
+    "auto": "nadamw:lr=1x|1.5x|0.7x",
     "paper": _PAPER,
     "paper_wide": _PAPER_WIDE,
     # Ranges that suit adapters: B starts at zero, so step sizes are larger than for the pre-trained weights.

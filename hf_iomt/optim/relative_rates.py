@@ -13,6 +13,11 @@ def has_relative_rates(candidates: str) -> bool:
     return any(_is_relative(rate) for match in _RATES.finditer(candidates) for rate in match[2].split("|"))
 
 
+def has_only_relative_rates(candidates: str) -> bool:
+    """Whether all of them are."""
+    return all(_is_relative(rate) for match in _RATES.finditer(candidates) for rate in match[2].split("|"))
+
+
 def scale_rates(candidates: str, unit: float) -> str:
     """
     Replace multiples of the unit by numbers, of three digits; all else stays as it is.

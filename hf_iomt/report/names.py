@@ -15,6 +15,7 @@ _FAMILIES = {
     "adamw": "AdamW",
     "adamax": "Adamax",
     "nadam": "NAdam",
+    "nadamw": "NAdamW",
     "radam": "RAdam",
     "swats": "SWATS",
     "padam": "Padam",

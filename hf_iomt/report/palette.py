@@ -19,6 +19,7 @@ _FAVOURITES = {
     "sgd": 4,
     "nag": 4,
     "nadam": 5,
+    "nadamw": 5,
     "radam": 5,
     "adafactor": 5,
 }

@@ -81,7 +81,7 @@ def _who(run: Run) -> str:
 
 def _range_test(run: Run) -> str:
     found = [entry[_RANGE_TEST] for entry in run.log_history if isinstance(entry.get(_RANGE_TEST), (int, float))]
-    return f"The range test found {format_rate(found[-1])} to be the learning rate for AdamW." if found else ""
+    return f"The range test found {format_rate(found[-1])} to be the learning rate." if found else ""
 
 
 def _undone(run: Run) -> str:

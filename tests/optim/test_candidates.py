@@ -28,6 +28,7 @@ SETTINGS = {
     "adamw": {**DECAY, **BETAS, "amsgrad": FLAG},
     "adamax": {**DECAY, **BETAS},
     "nadam": {**DECAY, **BETAS, "momentum_decay": SHARE, "decoupled_weight_decay": FLAG},
+    "nadamw": {**DECAY, **BETAS, "momentum_decay": SHARE},
     "radam": {**DECAY, **BETAS, "decoupled_weight_decay": FLAG},
     "swats": {**DECAY, **POSITIVE_EPS, "tolerance": POSITIVE},
     "padam": {**DECAY, **POSITIVE_EPS, "partial": st.floats(min_value=0, max_value=0.5)},
@@ -255,3 +256,9 @@ class TestFormat:
 
 def test_every_built_in_family_is_covered_here():
     assert set(SETTINGS) == set(list_families())
+
+
+def test_repeated_candidates_count_once_unless_all_are_asked_for():
+    text = "sgd:lr=0.1|0.2; sgd:lr=0.1"
+    assert names(text) == ["sgd:lr=0.1", "sgd:lr=0.2"]
+    assert [item.name for item in parse_candidates(text, unique=False)] == ["sgd:lr=0.1", "sgd:lr=0.2", "sgd:lr=0.1"]

@@ -45,6 +45,7 @@ def build(family, **settings):
         ("adamw", torch.optim.AdamW, {"decoupled_weight_decay": True}),
         ("adamax", torch.optim.Adamax, {}),
         ("nadam", torch.optim.NAdam, {}),
+        ("nadamw", torch.optim.NAdam, {"decoupled_weight_decay": True}),
         ("radam", torch.optim.RAdam, {}),
     ],
 )

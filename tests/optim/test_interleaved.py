@@ -42,6 +42,7 @@ PLAIN = {
     "adamw:lr=0.01": (AdamW, {"weight_decay": 0.0}),
     "adamax:lr=0.01": (Adamax, {}),
     "nadam:lr=0.01": (NAdam, {}),
+    "nadamw:lr=0.01,weight_decay=0.1": (NAdam, {"decoupled_weight_decay": True, "weight_decay": 0.1}),
     "radam:lr=0.01": (RAdam, {}),
     "swats:lr=0.01,tolerance=1": (SWATS, {"tolerance": 1}),
     "padam:lr=0.05": (Padam, {}),
@@ -67,7 +68,7 @@ PLAIN = {
         {"momentum_decay": 0.1, "decoupled_weight_decay": True, "weight_decay": 0.1},
     ),
 }
-ONE_PER_FAMILY = "; ".join(list(PLAIN)[:14])
+ONE_PER_FAMILY = "; ".join(list(PLAIN)[:15])
 
 
 class Problem:

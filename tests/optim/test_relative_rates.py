@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from hf_iomt.optim import has_relative_rates, parse_candidates, scale_rates
+from hf_iomt.optim import has_only_relative_rates, has_relative_rates, parse_candidates, scale_rates
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,14 @@ def test_multiples_become_numbers(text, expected):
 def test_the_result_is_a_candidate_list():
     names = [candidate.name for candidate in parse_candidates(scale_rates("adamw:lr=1x|0.3x; sgd:lr=0.1", 1 / 3))]
     assert names == ["adamw:lr=0.333", "adamw:lr=0.1", "sgd:lr=0.1"]
+
+
+@pytest.mark.parametrize(
+    "text, only",
+    [("adamw:lr=1x|3x; sgd:lr=9x", True), ("adamw:lr=1x|1e-3", False), ("adamw:lr=1x; sgd:lr=0.1", False)],
+)
+def test_some_rates_or_all(text, only):
+    assert has_only_relative_rates(text) == only
 
 
 @pytest.mark.parametrize("text", ["adamw:lr=x", "adamw:lr=1e-3|twox"])

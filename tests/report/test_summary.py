@@ -102,7 +102,7 @@ class TestLosses:
 
 def test_the_range_test(tmp_path):
     logs = [{"step": 0, "iomt/range_test/learning_rate": 0.0025}]
-    assert "The range test found 2.5e-3 to be the learning rate for AdamW." in sentences(
+    assert "The range test found 2.5e-3 to be the learning rate." in sentences(
         tmp_path, [report_runs.cycle(A, 1, 5)], logs
     )
 

@@ -1,0 +1,73 @@
+"""How much of the gradient of a batch is signal, and how much the chance of which samples are in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+
+class GradientNoise:
+    """
+    Measures the share of signal in the gradients of batches at the same parameters.
+
+    A batch's gradient is g = G + ε, the gradient G of all data and noise ε. After McCandlish et al., *An Empirical
+    Model of Large-Batch Training* (2018), the largest useful learning rate is that of gradients without noise times
+    the share G² / E[g²] = 1 / (1 + B_noise / B). Here the share is taken for each coordinate and averaged over those
+    that have gradients, because AdamW normalizes each coordinate. An estimate without bias from n batches is
+
+        ((Σ g)² / Σ g² - 1) / (n - 1).
+
+    Args:
+        parameters (`Sequence[torch.Tensor]`): What trains; sharded ones may be among them.
+        reduce (`Callable[[torch.Tensor], torch.Tensor]`): Mean over the processes.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[torch.Tensor],
+        reduce: Callable[[torch.Tensor], torch.Tensor] = lambda values: values,
+    ) -> None:
+        self._parameters = parameters
+        self._reduce = reduce
+        self._sums = [torch.zeros_like(_own(parameter)) for parameter in parameters]
+        self._squares = [torch.zeros_like(item) for item in self._sums]
+        self._count = 0
+
+    @torch.no_grad()
+    def add(self) -> None:
+        """Take the parameters' present gradients; those that are not finite are left out, all of the batch."""
+        gradients = [None if item.grad is None else _own(item.grad) for item in self._parameters]
+        present = [item for item in gradients if item is not None]
+        finite = torch.stack([torch.isfinite(item).all() for item in present]).all().float() if present else None
+        if finite is None or float(self._reduce(finite)) < 1:
+            return
+        for gradient, total, square in zip(gradients, self._sums, self._squares, strict=True):
+            if gradient is not None:
+                total.add_(gradient)
+                square.addcmul_(gradient, gradient)
+        self._count += 1
+
+    @torch.no_grad()
+    def signal(self) -> float | None:
+        """
+        The share of signal, about 0 to 1; below 0 by chance where there is next to none.
+
+        The sums are used up. `None` where fewer than two batches were added, or no parameter had a gradient.
+        """
+        if self._count < 2:
+            return None
+        ratios = coordinates = torch.zeros((), device=self._sums[0].device)
+        for total, square in zip(self._sums, self._squares, strict=True):
+            used = square > 0
+            # In place: memory for what is trained twice over is all that this takes.
+            ratio = total.square_().div_(square).masked_fill_(~used, 0.0)
+            ratios = ratios + ratio.sum(dtype=torch.float32)
+            coordinates = coordinates + used.sum(dtype=torch.float32)
+        ratios, coordinates = self._reduce(torch.stack([ratios, coordinates])).tolist()
+        return None if coordinates == 0 else (ratios / coordinates - 1) / (self._count - 1)
+
+
+def _own(tensor: torch.Tensor) -> torch.Tensor:
+    """This process's part of a sharded tensor."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
