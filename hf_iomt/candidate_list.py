@@ -9,7 +9,7 @@ from torch import nn
 
 from .optim import PRESETS, Candidate, has_relative_rates, parse_candidates, scale_rates
 
-# Learning rates of AdamW and its like that are usual for what is trained: what the unit stands for without a range test.
+# Learning rates of AdamW and its like that are usual for what is trained: the unit without a range test.
 _NOMINAL_UNITS = {"lora": 1e-3, "head": 3e-3, "full": 5e-5}
 
 

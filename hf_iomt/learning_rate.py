@@ -141,7 +141,7 @@ class LearningRateMixin(_Base):
             with preserved_generators(args.seed), kept_metrics(self):
                 signal = self._measure_signal(parameters, batches)
                 step = self._make_step(parameters, batches)
-                found = run_range_test(rates, step, lambda: float(probe().mean()), keep, signal)
+                found = run_range_test(rates, step, lambda: float(probe().mean()), keep, signal, self.state.max_steps)
         finally:
             best[0].restore()
             self.model_wrapped.zero_grad()

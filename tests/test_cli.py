@@ -120,7 +120,7 @@ def test_candidates_expands_one_a_line(text, names, capsys):
 def test_relative_rates_are_shown_for_a_unit_of_1(capsys):
     assert main(["candidates", "auto"]) == 0
     printed = capsys.readouterr()
-    assert printed.out.splitlines()[:3] == ["adamw:lr=1", "adamw:lr=2", "adamw:lr=0.5"]
+    assert printed.out.splitlines()[:3] == ["nadamw:lr=1", "nadamw:lr=1.5", "nadamw:lr=0.7"]
     assert "a range test finds x before training" in printed.err
 
 

@@ -49,7 +49,7 @@ def test_the_rate_is_the_share_of_signal_of_the_last_harmless_one():
     # Steps are stable up to 0.02, and take some to bring the loss up again.
     assert 0.02 * 0.25 <= found.learning_rate <= 0.08 * 0.25
     assert len(found.losses) == len(found.rates) + 1 and found.losses[0] == 50.0
-    assert found.rates[-1] < 1 and found.losses[-1] > min(found.losses) + 0.05 * 50
+    assert found.rates[-1] < 1 and found.losses[-1] > min(found.losses) + 0.1 * 50
     assert 0.5 * 100 * valley.kept[-1] ** 2 == pytest.approx(min(found.losses))
     assert found.signal == 0.25 and found.batches == GRADIENTS + len(found.rates)
 
@@ -98,10 +98,10 @@ def test_where_losses_fluctuate_the_last_harmless_rate_decides():
 
 def test_it_ends_where_the_loss_has_clearly_risen_twice():
     """What comes later may be low by chance: a model that has forgotten all is no worse than before it learned."""
-    losses = iter([1.0, 0.9, 0.8, 0.88, 0.86, 0.7, 0.79, 0.1])
+    losses = iter([1.0, 0.9, 0.8, 0.93, 0.91, 0.7, 0.84, 0.1])
     rates = [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2]
     found = run_range_test(rates, lambda rate: None, lambda: next(losses), signal=0.1)
-    # 0.86 is within 5 % of the start's loss and 10 % of the gain, 0.88 and 0.79 are not.
+    # 0.91 is within 10 % of the start's loss and 10 % of the gain, 0.93 and 0.84 are not.
     assert found.rates == rates[:6] and found.learning_rate == 1.6e-3
 
 
@@ -127,3 +127,10 @@ def test_it_is_read_back(tmp_path):
         path.write_text(broken)
         assert RangeTest.read(path) is None
     assert RangeTest.read(tmp_path / "none.json") is None
+
+
+@pytest.mark.parametrize("steps, factor", [(100, 1), (300, 1), (2400, 1 / 2), (300_000, 1 / 10)])
+def test_longer_runs_get_smaller_rates(steps, factor):
+    losses = iter([1.0, 0.5, 0.4, 2.0, 2.0])
+    found = run_range_test([0.01, 0.02, 0.04, 0.08], lambda rate: None, lambda: next(losses), signal=0.5, steps=steps)
+    assert found.learning_rate == pytest.approx(0.02 * 0.5 * factor)
