@@ -40,7 +40,7 @@ PRESET_SETTINGS: dict[str, dict[str, Any]] = {
     "default": {
         "iomt_candidates": "auto",
         "iomt_switch_steps": 25,
-        "iomt_initial_cycles": 6,
+        "iomt_initial_cycles": 0,
         "iomt_halving_cycles": 20,
         "iomt_variance_weight": "printed",
         "iomt_score": "trend",
@@ -141,7 +141,8 @@ class IOMTTrainingArguments(TrainingArguments):
         iomt_switch_steps (`float`, *optional*):
             Switch step τ: optimizer steps of a cycle, or below 1 a share of an epoch. Both presets: 25.
         iomt_initial_cycles (`int`, *optional*):
-            Cycles n_ini drawn by Eq. 3 before the surrogate decides. Default preset: 6, paper: 20.
+            Cycles n_ini drawn by Eq. 3 before the surrogate decides. Default preset: 0, because a race has shown what
+            each candidate does, or the first of the list is trusted most; paper: 20.
         iomt_initial_sampling (`str`, *optional*, defaults to `"weighted"`):
             `"weighted"` (Eq. 3) or `"uniform"`.
         iomt_min_weight (`float`, *optional*, defaults to 0.1):
