@@ -8,15 +8,16 @@ LOSSES = (
     "shade is the darker the larger the learning rate. A tick below it is a switch, a cross above it a cycle that was "
     "undone."
 )
-METRICS = "Metrics of the evaluations. Those within the shaded race saw whichever candidate happened to be racing."
+METRICS = "Metrics of the evaluations."
 SHARES = (
-    "The share of the steps so far, from the first step on. In the race all candidates get about as many; a band that "
-    "grows afterwards is a candidate that the selection turned to."
+    "The share of the steps so far, from the first step on. A band that grows is a candidate that the selection has "
+    "turned to."
 )
-RATES = (
-    "The learning rate that each cycle began with: the candidate's own times the schedule. The race runs at the "
-    "candidates' own rates."
-)
+RATES = "The learning rate that each cycle began with: the candidate's own times the schedule."
+# Where there was a race.
+METRICS_RACE = " Those within the shaded race saw whichever candidate happened to be racing."
+SHARES_RACE = " In the race all candidates get about as many."
+RATES_RACE = " The race runs at the candidates' own rates."
 CALIBRATION = (
     "Each point is a cycle: to the right what the surrogate expected of it, with a bar of two standard deviations on "
     "either side, upwards what came. On the dashed line both are equal. A surrogate that knows something has points "

@@ -119,7 +119,7 @@ class RunSection:
             picture = self._pictures.make(
                 lambda figure, narrow: draw_metrics(figure.add_subplot(), self._run, narrow),
                 "Metrics of the evaluations over the optimizer steps.",
-                captions.METRICS,
+                captions.METRICS + (captions.METRICS_RACE if self._run.race else ""),
                 2.4,
                 2.4,
             )
@@ -138,7 +138,7 @@ class RunSection:
         picture = self._pictures.make(
             lambda figure, narrow: draw_shares(figure.add_subplot(), self._run, self._colours, narrow),
             "Share of the steps so far that each candidate has made, stacked.",
-            captions.SHARES,
+            captions.SHARES + (captions.SHARES_RACE if self._run.race else ""),
             2.7,
             2.7,
         )
@@ -149,7 +149,7 @@ class RunSection:
         data = table(
             ["candidate", "steps", "share", "cycles", "rolled back", "mean score"],
             rows,
-            "Candidates; steps with, cycles without the race",
+            "Candidates; steps with, cycles without the race" if self._run.race else "Candidates",
             self._css([row.candidate for row in self._shares]),
         )
         return self._heading("Who made the steps") + picture + data
@@ -158,7 +158,7 @@ class RunSection:
         picture = self._pictures.make(
             lambda figure, narrow: draw_rates(figure.add_subplot(), self._run, self._colours, narrow),
             "Learning rate at the start of each cycle on a logarithmic axis.",
-            captions.RATES,
+            captions.RATES + (captions.RATES_RACE if self._run.race else ""),
             2.6,
             2.5,
         )
@@ -247,7 +247,12 @@ class RunSection:
             "seconds",
         ]
         content = details(
-            "All cycles", table(titles, rows, "Cycles; in the race, undone means that the entrant did damage")
+            "All cycles",
+            table(
+                titles,
+                rows,
+                "Cycles" + ("; in the race, undone means that the entrant did damage" if self._run.race else ""),
+            ),
         )
         for title, key in (
             ("Settings of IOMT", "settings"),

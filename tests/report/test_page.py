@@ -158,3 +158,14 @@ def test_a_candidate_has_one_colour_in_all_runs(folders, tmp_path):
 def test_no_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match="There is no run to report on: give at least one folder"):
         write_report([], tmp_path)
+
+
+def test_a_race_is_spoken_of_where_there_was_one(single, tmp_path):
+    without = write_report([report_runs.long_run(tmp_path / "run", 6, race=False)], tmp_path).read_text(
+        encoding="utf-8"
+    )
+    for text, raced in ((single, True), (without, False)):
+        reader = Reader(text)
+        captions = [*reader.texts("caption"), *reader.texts("figcaption")]
+        # What the time went to is the same list everywhere.
+        assert any("race" in caption for caption in captions if "probes" not in caption) == raced
