@@ -49,7 +49,7 @@ TRAINING = [
     f"--max_steps={STEPS}",
     "--per_device_train_batch_size=8",
     "--per_device_eval_batch_size=16",
-    "--iomt_candidates=sgdm:lr=0.1; adamw:lr=0.03|0.01",
+    "--iomt_candidates=adamw:lr=0.01|0.03; sgdm:lr=0.1",
     "--iomt_switch_steps=4",
     "--iomt_race_steps=4",
     "--save_strategy=no",

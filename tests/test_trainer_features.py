@@ -428,7 +428,7 @@ def shrinking(path):
     assert attempts[0][1] == attempts[1][1] > attempts[2][1]
     assert races[0] == races[1] == races[2]
     history = history_of(trainer, 100)
-    assert [record["phase"] for record in history[:3]] == ["race"] * 3 and history[3]["phase"] == "initial"
+    assert [record["phase"] for record in history[:3]] == ["race"] * 3 and history[3]["phase"] == "surrogate"
     assert loss_of(trainer.model) < attempts[2][1]
 
 
@@ -475,7 +475,7 @@ def after_a_failure(path):
     trainer.add_callback(At("on_train_begin", lambda model, **_: at_start.append(loss_of(model))))
     trainer.train()
     assert at_start == [before]
-    assert history_of(trainer, 40)[0]["phase"] == "initial"
+    assert history_of(trainer, 40)[0]["phase"] == "surrogate"
 
 
 # Evaluation, the best model, stopping
@@ -679,7 +679,7 @@ def search(path):
     for number in range(2):
         history = json.loads((path / f"run-{number}" / "iomt_history.json").read_text())
         assert history[-1]["last_step"] == 40 and history[0]["phase"] == "race"
-        cycle = next(record for record in history if record["phase"] == "initial")
+        cycle = next(record for record in history if record["phase"] == "surrogate")
         lengths.add(cycle["last_step"] - cycle["first_step"] + 1)
     assert lengths == {3, 5} and best.hyperparameters["iomt_switch_steps"] in (3, 5)
 

@@ -44,7 +44,7 @@ VALUES = {
 DEFAULT_PRESET = {
     "iomt_candidates": "auto",
     "iomt_switch_steps": 25,
-    "iomt_initial_cycles": 6,
+    "iomt_initial_cycles": 0,
     "iomt_halving_cycles": 20,
     "iomt_variance_weight": "printed",
     "iomt_score": "trend",

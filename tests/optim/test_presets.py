@@ -27,7 +27,7 @@ def assert_same(preset, expected):
 
 
 def test_auto_depends_on_the_range_test():
-    assert {candidate.family for candidate in parse_candidates(scale_rates(PRESETS["auto"], 1e-3))} == {"adamw"}
+    assert {candidate.family for candidate in parse_candidates(scale_rates(PRESETS["auto"], 1e-3))} == {"nadamw"}
     with pytest.raises(ValueError, match="1x"):
         parse_candidates(PRESETS["auto"])
 
