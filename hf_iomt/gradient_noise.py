@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from .optim import count_broken, local_part
+
 
 class GradientNoise:
     """
@@ -30,20 +32,19 @@ class GradientNoise:
     ) -> None:
         self._parameters = parameters
         self._reduce = reduce
-        self._sums = [torch.zeros_like(_own(parameter)) for parameter in parameters]
+        self._sums = [torch.zeros_like(local_part(parameter)) for parameter in parameters]
         self._squares = [torch.zeros_like(item) for item in self._sums]
         self._count = 0
 
     @torch.no_grad()
     def add(self) -> None:
         """Take the parameters' present gradients; those that are not finite are left out, all of the batch."""
-        gradients = [None if item.grad is None else _own(item.grad) for item in self._parameters]
-        present = [item for item in gradients if item is not None]
-        finite = torch.stack([torch.isfinite(item).all() for item in present]).all().float() if present else None
-        if finite is None or float(self._reduce(finite)) < 1:
+        gradients = [item.grad for item in self._parameters if item.grad is not None]
+        if not gradients or float(self._reduce(count_broken(gradients))) > 0:
             return
-        for gradient, total, square in zip(gradients, self._sums, self._squares, strict=True):
-            if gradient is not None:
+        for parameter, total, square in zip(self._parameters, self._sums, self._squares, strict=True):
+            if parameter.grad is not None:
+                gradient = local_part(parameter.grad)
                 total.add_(gradient)
                 square.addcmul_(gradient, gradient)
         self._count += 1
@@ -66,8 +67,3 @@ class GradientNoise:
             coordinates = coordinates + used.sum(dtype=torch.float32)
         ratios, coordinates = self._reduce(torch.stack([ratios, coordinates])).tolist()
         return None if coordinates == 0 else (ratios / coordinates - 1) / (self._count - 1)
-
-
-def _own(tensor: torch.Tensor) -> torch.Tensor:
-    """This process's part of a sharded tensor."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -157,11 +157,7 @@ class LearningRateMixin(_Base):
 
     def _measure_signal(self, parameters: list[nn.Parameter], batches: Iterator[Group]) -> float | None:
         """Share of signal in the gradients at the present parameters."""
-
-        def reduce(values: torch.Tensor) -> torch.Tensor:
-            return cast(torch.Tensor, self.accelerator.reduce(values, "mean"))
-
-        noise = GradientNoise(parameters, reduce)
+        noise = GradientNoise(parameters, lambda values: self.accelerator.reduce(values, "mean"))
         for _ in range(GRADIENTS):
             self._add_gradients(next(batches))
             noise.add()

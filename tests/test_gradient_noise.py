@@ -71,13 +71,19 @@ def test_one_batch_shows_nothing():
 
 
 def test_processes_are_averaged():
-    """Each has its part of a sharded parameter; their sums make the share."""
-    calls = []
+    """Each has its part of a sharded parameter: here another one has three coordinates, all of them signal."""
 
     def reduce(values):
-        calls.append(values.clone())
-        return values
+        return values if values.ndim == 0 else (values + torch.tensor([2.0 * 3, 3.0])) / 2
 
-    measure(parameters(2), [[[1.0, 2.0]], [[1.0, -2.0]]], reduce=reduce)
-    ratios, coordinates = calls[-1].tolist()
-    assert (ratios, coordinates) == (pytest.approx(2.0), 2.0)
+    # Gradients of 1 and 1 are all signal, of 2 and -2 less than none: (0 / 8 - 1) / 1.
+    batches = [[[1.0, 2.0]], [[1.0, -2.0]]]
+    assert measure(parameters(2), batches) == pytest.approx((1 - 1) / 2)
+    assert measure(parameters(2), batches, reduce=reduce) == pytest.approx((1 - 1 + 3) / 5)
+
+
+def test_an_overflow_in_another_process_counts_too():
+    broken = iter([0.0, 0.5, 0.0])
+    good = [[[1.0, 2.0]], [[9.0, -9.0]], [[2.0, -1.0]]]
+    found = measure(parameters(2), good, reduce=lambda item: torch.tensor(next(broken)) if item.ndim == 0 else item)
+    assert found == pytest.approx(measure(parameters(2), [good[0], good[2]]))
