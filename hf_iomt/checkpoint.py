@@ -18,7 +18,7 @@ from .optim import Candidate
 from .shards import pack
 
 STATE_NAME = "iomt_state.pt"
-_VERSION = 2
+_VERSION = 3
 
 
 def describe(

@@ -46,6 +46,7 @@ class Guard:
         self.standing = Standing()
         self.rolled_back = False
         self.reason = ""
+        self._restarted = False
         self._optimizer = optimizer
         self._tensors = tensors
         self._rollback = settings.rollback
@@ -64,6 +65,7 @@ class Guard:
             "start": None if self._start is None else self._start.values,
             "best": None if self._best is None else self._best.values,
             "rolled_back": self.rolled_back,
+            "restarted": self._restarted,
             "standing": asdict(self.standing),
         }
 
@@ -74,7 +76,7 @@ class Guard:
             None if state[name] is None else Snapshot.load(self._tensors, state[name], self._optimizer.storage)
             for name in ("start", "best")
         )
-        self.rolled_back = state["rolled_back"]
+        self.rolled_back, self._restarted = state["rolled_back"], state["restarted"]
         # A race holds on to it.
         vars(self.standing).update(state["standing"])
 
@@ -88,7 +90,7 @@ class Guard:
 
     def begin_cycle(self) -> None:
         """Remember the parameters that a cycle starts from."""
-        self.rolled_back = False
+        self.rolled_back = self._restarted = False
         self._tail.reset()
         # First, so that there are never two.
         self._start = None
@@ -135,7 +137,7 @@ class Guard:
 
     def look_back(self, loss: torch.Tensor) -> bool:
         """Undo a cycle whose last step did damage: the loss of the step that follows is the first to show it."""
-        if not self._rollback or self._by_probe or self.rolled_back:
+        if not self._rollback or self._by_probe or self.rolled_back or self._restarted:
             return False
         value = float(self._reduce(loss.double()))
         # One loss may be large by itself: without a probe to confirm it only what is no number counts.
@@ -145,9 +147,16 @@ class Guard:
 
     def accept(self) -> None:
         """Take the end of a cycle, unless it was undone, for where training stands."""
-        if not self.rolled_back:
+        if self._restarted:
+            self.standing.forget()
+            self.measure()
+        elif not self.rolled_back:
             self.standing.accepted = self.standing.cycle_end
             self._keep_best(self.standing.cycle_end)
+
+    def restart(self) -> None:
+        """Somebody else has put other parameters in place of those that the cycle led to."""
+        self._restarted, self._best = True, None
 
     def judge_unfinished(self) -> bool:
         """Undo a cycle that training stops in, or after, where the probe, which must be there for it, shows damage."""

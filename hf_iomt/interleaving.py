@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from .guard import Guard
 from .interleaving_settings import InterleavingSettings
 from .optim import InterleavedOptimizer
+from .overfitting import OverfittingWatch
 from .overflow import OverflowWatch
 from .race import Race, RacePlan
 from .selection import Choice, CycleRecord, ParameterProjection, Selector, as_dictionaries, as_metrics, score
@@ -56,6 +57,7 @@ class Interleaving:
             scores by the probe and for a race.
         race ([`RacePlan`], *optional*): Race to begin with.
         race_probe (`Callable[[], NDArray]`, *optional*): The probe of the race, usually of more samples.
+        overfitting ([`OverfittingWatch`], *optional*): Looks at held-out samples at the ends of cycles.
         reduce (`Callable[[torch.Tensor], torch.Tensor]`, *optional*): Averages a tensor over the ranks.
         share (`Callable[[Choice], Choice]`, *optional*): Gives the main process's choice to all ranks.
         scaler (`GradScaler`, *optional*): The loop's gradient scaler, with fp16.
@@ -76,6 +78,7 @@ class Interleaving:
         probe: Callable[[], NDArray[np.float64]] | None = None,
         race: RacePlan | None = None,
         race_probe: Callable[[], NDArray[np.float64]] | None = None,
+        overfitting: OverfittingWatch | None = None,
         reduce: Callable[[torch.Tensor], torch.Tensor] | None = None,
         share: Callable[[Choice], Choice] | None = None,
         scaler: torch.amp.GradScaler | None = None,
@@ -105,6 +108,7 @@ class Interleaving:
         # Time of measuring the initial parameters, until there is a record to note it in.
         self._first_seconds = 0.0
         self._guard = Guard(optimizer, tensors, settings, self._reduce, probe)
+        self._overfitting = overfitting
         self._overflow = OverflowWatch(tensors, self._reduce, scaler)
 
     @property
@@ -119,7 +123,7 @@ class Interleaving:
 
     def begin(self) -> None:
         """Measure the initial parameters and put the first entrant of the race on the track. Before the first step."""
-        began = self._now()
+        began, self.optimizer.damping = self._now(), 1.0
         if self._plan is not None and self._race_probe is not None:
             self._race = self._make_race(self._plan)
             standing = self._guard.standing
@@ -142,11 +146,13 @@ class Interleaving:
             "flags": [self._running, self._switched],
             "guard": self._guard.state_dict(),
             "overflow": self._overflow.state_dict(),
+            "overfitting": None if self._overfitting is None else self._overfitting.state_dict(),
             "race": None if self._race is None else self._race.state_dict(),
             "selector": self.selector.state_dict(),
             "last_used": dict(self.optimizer.last_used),
             "families": self.optimizer.families_in_use(),
             "last_learning_rate": self.optimizer.last_learning_rate,
+            "damping": self.optimizer.damping,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -160,7 +166,9 @@ class Interleaving:
         self._overflow.load_state_dict(state["overflow"])
         self.selector.load_state_dict(state["selector"])
         self.optimizer.last_used = dict(state["last_used"])
-        self.optimizer.last_learning_rate = state["last_learning_rate"]
+        self.optimizer.last_learning_rate, self.optimizer.damping = state["last_learning_rate"], state["damping"]
+        if self._overfitting is not None and state["overfitting"] is not None:
+            self._overfitting.load_state_dict(state["overfitting"])
         race = state["race"]
         self._plan = None if race is None else RacePlan(**{name: tuple(item) for name, item in race["plan"].items()})
         self._race = None if self._plan is None else self._make_race(self._plan, race)
@@ -225,6 +233,8 @@ class Interleaving:
             began = self._now()
             self._mark(self._guard.judge(self._read_losses))
             self.records[-1].seconds += self._now() - began
+        if self._cycle_steps == self.settings.switch_steps and not lost:
+            self._look_at_held_out()
 
     def finish(self, judge: bool = True) -> None:
         """End the last cycle or the race, and leave the model in its best known state, unjudged as it was before."""
@@ -280,6 +290,16 @@ class Interleaving:
             )
         )
         self._first_seconds = 0.0
+
+    def _look_at_held_out(self) -> None:
+        """Where a cycle has ended and stands, see whether the model overfits."""
+        if self._overfitting is None or self._guard.rolled_back or not self._overfitting.is_due(self._step - 1):
+            return
+        began, record = self._now(), self.records[-1]
+        record.held_out_loss, record.overfitted = self._overfitting.check(self._step - 1, self._read_losses())
+        if record.overfitted:
+            self._guard.restart()
+        record.seconds += self._now() - began
 
     def _score(self) -> None:
         """Eq. 2 of the cycle that has ended, for the selector and the history."""

@@ -80,6 +80,7 @@ def memory_need(
     settings: InterleavingSettings,
     race: RacePlan | None = None,
     tested: bool = False,
+    watched: bool = False,
 ) -> MemoryNeed:
     """
     What a run needs at most, whoever wins the race.
@@ -89,7 +90,8 @@ def memory_need(
 
     - range test: 2P + gradients + the two moments of AdamW;
     - race: 2P + A + Σ (P + S) over all entrants; P + gradients + S + A of it in use;
-    - cycles: P + gradients + Σ S over the families, + P for rollback, + P for patience, + A for scores by the probe.
+    - cycles: P + gradients + Σ S over the families, + P for rollback, + P for patience, + P for the watch over
+      overfitting, + A for scores by the probe.
 
     Args:
         tensors (`Sequence[torch.Tensor]`): What training changes, see [`~optim.trainable_tensors`].
@@ -97,6 +99,7 @@ def memory_need(
         settings ([`InterleavingSettings`]): How cycles are scored and undone.
         race ([`RacePlan`], *optional*): The race, if there is one.
         tested (`bool`, *optional*, defaults to `False`): Whether a range test comes before it.
+        watched (`bool`, *optional*, defaults to `False`): Whether there is an [`OverfittingWatch`].
     """
     trained = [tensor for tensor in tensors if tensor.requires_grad]
     copy, gradients = sum(map(_bytes, tensors)), sum(map(_bytes, trained))
@@ -120,7 +123,7 @@ def memory_need(
         largest[candidate.family] = max(state, largest.get(candidate.family, 0))
     families = sorted(largest.values(), reverse=True)[: None if race is None else FINALISTS]
     tail = mean if settings.score == "probe" else 0
-    copies = copy * (settings.rollback + (settings.rollback and settings.patience > 0))
+    copies = copy * (settings.rollback + (settings.rollback and settings.patience > 0) + watched)
     for active in (families[0], families[-1]):
         kept = copies + (sum(families) - active if optimizer.idle_state == "keep" else 0)
         moments.append((copy + gradients + active + tail, kept))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 class Probe:
     """
-    Training loss on a fixed random sample of the training data, without dropout and without gradients.
+    Loss on a fixed random sample of the training data, or of other data, without dropout and without gradients.
 
     It is drawn when it is first called and kept on the device. Neither drawing nor calling it touches the state of
     any global random generator, the parameters, the running statistics or the metrics that the trainer sums up, so
@@ -31,11 +31,13 @@ class Probe:
         trainer ([`~transformers.Trainer`]): Gives the data, the collator, the model and the loss.
         samples (`int`): How many samples to draw over all processes; fewer where the data has fewer.
         groups (`int`, *optional*, defaults to 1): In how many groups of equal size the loss is measured.
+        loader (`DataLoader`, *optional*): Gives the data and the collator; that of training if left out.
     """
 
-    def __init__(self, trainer: Trainer, samples: int, groups: int = 1) -> None:
+    def __init__(self, trainer: Trainer, samples: int, groups: int = 1, loader: Any = None) -> None:
         self._trainer = trainer
         self._samples = samples
+        self._loader = loader
         self._size = max(1, math.ceil(samples / groups))
         self._groups: list[Group] = []
 
@@ -68,7 +70,7 @@ class Probe:
         return torch.stack([loss * (count / total) for loss, (_, count) in zip(losses, group, strict=True)]).sum()
 
     def _draw(self) -> list[Group]:
-        return list(draw_groups(self._trainer, self._size, self._samples))
+        return list(draw_groups(self._trainer, self._size, self._samples, loader=self._loader))
 
 
 class _evaluating:

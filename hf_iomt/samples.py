@@ -1,4 +1,4 @@
-"""Training samples read on the side, beside those that training reads."""
+"""Samples read on the side, beside those that training reads."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 Group: TypeAlias = list[tuple[Any, int]]
 
 
-def draw_groups(trainer: Trainer, size: int, count: int, skip: int = 0) -> Iterator[Group]:
+def draw_groups(trainer: Trainer, size: int, count: int, skip: int = 0, loader: Any = None) -> Iterator[Group]:
     """
-    Groups of random training samples, of map-style data no sample twice unless they are used up; the same for the
+    Groups of random samples, of map-style data no sample twice unless they are used up; the same for the
     same seed.
 
     A group is collated in batches no larger than in training, and of several data sets that are one after another
@@ -32,11 +32,12 @@ def draw_groups(trainer: Trainer, size: int, count: int, skip: int = 0) -> Itera
         size (`int`): Samples of a group, over all processes.
         count (`int`): Samples in all, over all processes; the last group may be smaller.
         skip (`int`, *optional*, defaults to 0): Samples to leave out at the beginning.
+        loader (`DataLoader`, *optional*): Gives the data and the collator; that of training if left out.
 
     Raises:
         ValueError: There is no sample at all.
     """
-    loader = cast(DataLoader[Any], trainer.callback_handler.train_dataloader)
+    loader = cast(DataLoader[Any], loader or trainer.callback_handler.train_dataloader)
     dataset: Any = loader.dataset
     groups = _of_stream if is_stream(dataset) else _of_rows
     empty = True

@@ -34,6 +34,11 @@ class Standing:
     degraded_cycles: int = 0
     spread: float = 0.0
 
+    def forget(self) -> None:
+        """Forget all losses but those of the start of training."""
+        self.accepted = self.best = self.cycle_end = math.inf
+        self.cycle_error, self.degraded_cycles = 0.0, 0
+
     @property
     def scale(self) -> float:
         """What losses are compared by: the loss at the start, or where that is near 0, how much losses differ."""

@@ -27,6 +27,7 @@ from .json_files import write_json
 from .learning_rate import LearningRateMixin
 from .memory import memory_need, report_memory
 from .optim import InterleavedOptimizer, Place, Storage, trainable_tensors
+from .overfitting import make_watch
 from .probe import Probe
 from .publishing import PublishingMixin
 from .race import RacePlan, plan_race
@@ -287,7 +288,9 @@ class IOMTTrainerMixin(
         model = self.trained_module()
         if self.is_fsdp_enabled:
             reshard(model)
-        need = memory_need(trainable_tensors(model), optimizer, settings, race, self.range_test is not None)
+        watch = make_watch(self, per_step, switch_steps)
+        tested, watched = self.range_test is not None, watch is not None
+        need = memory_need(trainable_tensors(model), optimizer, settings, race, tested, watched)
         report_memory(need, optimizer.storage)
         named = dict(model.named_parameters())
         selected = select_parameters(named.items(), args.iomt_state_parameters)
@@ -305,6 +308,7 @@ class IOMTTrainerMixin(
             probe=probe,
             race=race,
             race_probe=race_probe,
+            overfitting=watch,
             reduce=lambda losses: self.accelerator.reduce(losses, "mean"),
             # The last digit may depend on the machine, and ranks must not differ.
             share=lambda choice: broadcast_object_list([choice])[0],

@@ -50,6 +50,7 @@ GOOD = {
     "iomt_race_steps": (None, 0, 1, 40, 10**9),
     "iomt_rollback": (None, True, False),
     "iomt_patience": (None, 0, 1, 10**9),
+    "iomt_overfitting_samples": (None, 0, 1, 64, 10**9),
     "iomt_probe_samples": (0, 1, 3, 1000, 10**9),
 }
 BAD = {
@@ -78,6 +79,7 @@ BAD = {
     "iomt_race_steps": NO_COUNTS,
     "iomt_rollback": ("yes", "false", "", 1, 0, [], math.nan),
     "iomt_patience": NO_COUNTS,
+    "iomt_overfitting_samples": NO_COUNTS,
     "iomt_probe_samples": (*NO_COUNTS, None),
 }
 # Trainer's own. What it refuses by itself is among them.

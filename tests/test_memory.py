@@ -158,6 +158,10 @@ class TestNeed:
         # The states of AdamW, NAdam, RMSprop and SGDM, and what rollback and patience need.
         need = memory_need(tensors, optimizer, settings)
         assert need == MemoryNeed(size, 4 * size, 7 * size, 10 * size)
+        # One copy more for the watch over overfitting.
+        assert memory_need(tensors, optimizer, settings, watched=True) == MemoryNeed(
+            size, 4 * size, 8 * size, 11 * size
+        )
 
     @pytest.mark.parametrize(
         "family, settings, expected",

@@ -39,6 +39,7 @@ VALUES = {
     "iomt_race_steps": (12, "12"),
     "iomt_rollback": (False, "false"),
     "iomt_patience": (2, "2"),
+    "iomt_overfitting_samples": (100, "100"),
     "iomt_probe_samples": (16, "16"),
 }
 DEFAULT_PRESET = {
@@ -51,6 +52,7 @@ DEFAULT_PRESET = {
     "iomt_race_steps": 40,
     "iomt_rollback": True,
     "iomt_patience": 4,
+    "iomt_overfitting_samples": 256,
     "iomt_advantage": 2.0,
 }
 # The algorithm as it is printed, without what was added to make it safe.
@@ -64,6 +66,7 @@ PAPER_PRESET = {
     "iomt_race_steps": 0,
     "iomt_rollback": False,
     "iomt_patience": 0,
+    "iomt_overfitting_samples": 0,
     "iomt_advantage": 0.0,
 }
 PLAIN = {"output_dir": "run", "use_cpu": True, "report_to": "none"}
@@ -269,6 +272,7 @@ class TestRanges:
             ("iomt_probe_samples", 0, None),
             ("iomt_race_steps", 0, None),
             ("iomt_patience", 0, None),
+            ("iomt_overfitting_samples", 0, None),
             ("iomt_advantage", 0, None),
         ],
     )

@@ -45,6 +45,7 @@ class InterleavedOptimizer(torch.optim.Optimizer):
 
     Attributes:
         ignore_schedule (`bool`): While true, schedulers have no effect: the groups' initial multipliers hold.
+        damping (`float`): What all learning rates are multiplied by, 1 at first.
         last_learning_rate (`float`): Learning rate that the last step used in the first parameter group.
         last_used (`dict[str, int]`): By family, the index of its candidate that made the family's last step.
 
@@ -76,6 +77,7 @@ class InterleavedOptimizer(torch.optim.Optimizer):
         self.candidates: tuple[Candidate, ...] = tuple(candidates)
         self.idle_state = idle_state
         self.ignore_schedule = False
+        self.damping = 1.0
         self.last_learning_rate = 0.0
         self._families = {candidate.family: find_family(candidate.family) for candidate in self.candidates}
         self._fallbacks = {name: self._find_fallbacks(family) for name, family in self._families.items()}
@@ -296,19 +298,8 @@ class InterleavedOptimizer(torch.optim.Optimizer):
                     self._put_away(family, inner)
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = (
-            "candidates",
-            "idle_state",
-            "ignore_schedule",
-            "last_learning_rate",
-            "_families",
-            "_fallbacks",
-            "storage",
-            "_inner",
-            "_idle",
-            "last_used",
-            "_active",
-        )
+        kept = ["candidates", "idle_state", "ignore_schedule", "damping", "last_learning_rate", "storage", "last_used"]
+        kept += ["_families", "_fallbacks", "_inner", "_idle", "_active"]
         return {
             "defaults": self.defaults,
             "param_groups": self.param_groups,
@@ -316,7 +307,8 @@ class InterleavedOptimizer(torch.optim.Optimizer):
         }
 
     def _multiplier(self, group: Mapping[str, Any]) -> float:
-        return float(group.get("initial_lr", group["lr"]) if self.ignore_schedule else group["lr"])
+        factor = group.get("initial_lr", group["lr"]) if self.ignore_schedule else group["lr"]
+        return self.damping * float(factor)
 
     def _family_optimizer(self, family: str, synchronise: bool = False) -> torch.optim.Optimizer:
         """The inner optimizer of a family, with the outer groups' parameters and, on request, hyperparameters."""

@@ -229,7 +229,7 @@ class RunSection:
                 record.get("score"),
                 record.get("predicted_mean"),
                 record.get("predicted_std"),
-                "yes" if record.get("rolled_back") else "",
+                "yes" if record.get("rolled_back") else "overfitting" if record.get("overfitted") else "",
                 float(record.get("seconds", 0.0)),
             ]
             for record in self._run.history

@@ -31,6 +31,8 @@ class CycleRecord:
         predicted_std (`float`, *optional*): How sure it was.
         gain (`float`, *optional*): Eq. 7.
         rolled_back (`bool`): Whether the cycle was undone.
+        held_out_loss (`float`, *optional*): The loss on held-out samples at its end, where it was measured.
+        overfitted (`bool`): Whether this loss had risen, so that training went back from there to earlier parameters.
         seconds (`float`): Time spent on choosing the candidate and on judging the cycle.
     """
 
@@ -46,6 +48,8 @@ class CycleRecord:
     predicted_std: float | None = None
     gain: float | None = None
     rolled_back: bool = False
+    held_out_loss: float | None = None
+    overfitted: bool = False
     seconds: float = 0.0
 
 
@@ -69,6 +73,7 @@ def as_metrics(records: list[CycleRecord], candidate: int, learning_rate: float,
     if not records:
         return {}
     scored = next((record for record in reversed(records) if record.score is not None), None)
+    watched = next((record for record in reversed(records) if record.held_out_loss is not None), None)
     values = {
         "iomt/candidate": float(candidate),
         "iomt/learning_rate": learning_rate,
@@ -78,6 +83,7 @@ def as_metrics(records: list[CycleRecord], candidate: int, learning_rate: float,
         "iomt/predicted_score": records[-1].predicted_mean,
         "iomt/predicted_std": records[-1].predicted_std,
         "iomt/rollbacks": float(sum(record.rolled_back for record in records)),
+        "iomt/held_out_loss": None if watched is None else watched.held_out_loss,
         "iomt/phase": float(PHASES.index(records[-1].phase)),
     }
     return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}

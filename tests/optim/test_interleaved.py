@@ -354,6 +354,25 @@ class TestSchedules:
         assert_equal(problem.train(first, range(3)), other.train(second, range(3)))
 
 
+class TestDamping:
+    def test_it_multiplies_all_rates_beside_the_schedule(self):
+        problem, plain_problem = Problem(), Problem()
+        groups = [{"params": [problem.weight]}, {"params": [problem.bias], "lr": 0.5}]
+        optimizer = InterleavedOptimizer(groups, "sgd:lr=0.5")
+        plain = SGD([{"params": [plain_problem.weight]}, {"params": [plain_problem.bias]}], lr=0.5)
+
+        def before(step):
+            optimizer.damping = 1.0 if step < 5 else 0.25
+
+        def write(step):
+            multiplier = (1 - step / 25) * (1.0 if step < 5 else 0.25)
+            plain.param_groups[0]["lr"], plain.param_groups[1]["lr"] = 0.5 * multiplier, 0.25 * multiplier
+
+        trace = problem.train(optimizer, range(10), linear_decay(optimizer), before)
+        torch.testing.assert_close(trace, plain_problem.train(plain, range(10), before=write))
+        assert optimizer.last_learning_rate == pytest.approx(0.5 * (1 - 9 / 25) * 0.25)
+
+
 class TestConstruction:
     def test_the_first_candidate_is_active(self):
         optimizer = InterleavedOptimizer(Problem().parameters, "sgd:lr=0.1; adam:lr=0.01|0.02")
@@ -669,10 +688,10 @@ class TestCopies:
         problem = Problem()
         optimizer = InterleavedOptimizer(problem.parameters, ONE_PER_FAMILY, idle_state="keep")
         problem.train(optimizer, range(steps), before=switching(optimizer))
-        optimizer.ignore_schedule = True
+        optimizer.ignore_schedule, optimizer.damping = True, 0.5
         other_problem, other = how((problem, optimizer))
         assert other.param_groups[0]["params"][0] is other_problem.weight
-        assert other.ignore_schedule and other.active == optimizer.active
+        assert other.ignore_schedule and other.damping == 0.5 and other.active == optimizer.active
         assert other.last_learning_rate == optimizer.last_learning_rate
         expected = problem.train(optimizer, range(steps, steps + 15), before=switching(optimizer))
         assert_equal(other_problem.train(other, range(steps, steps + 15), before=switching(other)), expected)

@@ -1,0 +1,206 @@
+"""[`OverfittingWatch`]: goes back, and on with smaller steps, where the loss on held-out samples rises."""
+
+from __future__ import annotations
+
+import logging
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .optim import InterleavedOptimizer, Snapshot, trainable_tensors
+from .probe import Probe
+
+if TYPE_CHECKING:
+    from .trainer import IOMTTrainerMixin
+
+logger = logging.getLogger(__name__)
+
+# The held-out loss is measured in this many groups, which show how uncertain its change is.
+_GROUPS = 8
+# It has risen where its mean is above the least by this share, and by this many standard errors of the change.
+_RISEN = 0.1
+_SIGNIFICANT = 1.0
+# Learning rates are divided by this then.
+_DIVISOR = 3.0
+# What the measurements may cost: this share of the run's time, where a forward pass is a third of a step.
+_SHARE = 0.03
+_FORWARD = 1 / 3
+# With fewer measurements, or samples, chance is all there is to see.
+_LEAST_CHECKS = 4
+_LEAST_SAMPLES = 64
+
+
+def plan_checks(steps: int, epoch: int, per_step: int, samples: int, switch_steps: int) -> tuple[int, int]:
+    """
+    How often the held-out loss is measured, and on how many samples, for 3 % of the run's time.
+
+    Args:
+        steps (`int`): Steps of the whole run.
+        epoch (`int`): Steps of an epoch. A run that sees its samples once cannot overfit them.
+        per_step (`int`): Samples that a step trains on.
+        samples (`int`): Held-out samples, at most.
+        switch_steps (`int`): Steps of a cycle.
+
+    Returns:
+        Steps from one measurement to the next, whole cycles, and the number of samples; `(0, 0)` where there are none.
+    """
+    affordable = _SHARE / _FORWARD * per_step
+    count = min(samples, int((steps - epoch) / _LEAST_CHECKS * affordable))
+    if count < _LEAST_SAMPLES:
+        return 0, 0
+    cycles = math.ceil(count / affordable / switch_steps)
+    return cycles * switch_steps, count
+
+
+class OverfittingWatch:
+    """
+    Watches the loss on held-out samples. Where it rises while the training loss still falls, the parameters with the
+    least held-out loss come back, and all learning rates are divided by 3 from then on.
+
+    Args:
+        optimizer ([`~optim.InterleavedOptimizer`]): Its `damping` is lowered; its families forget their moments.
+        tensors (`Sequence[torch.Tensor]`): What training changes.
+        probe (`Callable[[], NDArray]`): Losses of shape (groups,) on fixed held-out samples.
+        period (`int`): Steps from one measurement to the next.
+        first (`int`): The step after which the first is made.
+
+    Attributes:
+        best_loss (`float`): The least mean held-out loss so far.
+        best_step (`int`): The step after which it was measured.
+    """
+
+    def __init__(
+        self,
+        optimizer: InterleavedOptimizer,
+        tensors: Sequence[torch.Tensor],
+        probe: Callable[[], NDArray[np.float64]],
+        period: int,
+        first: int,
+    ) -> None:
+        self.best_loss = math.inf
+        self.best_step = 0
+        self._optimizer = optimizer
+        self._tensors = tensors
+        self._probe = probe
+        self._period = period
+        self._next = first
+        self._best: Snapshot | None = None
+        self._best_losses: NDArray[np.float64] = np.empty(0)
+        self._training_loss = math.inf
+
+    def state_dict(self) -> dict[str, Any]:
+        """What later measurements are compared with, in plain values and tensors."""
+        return {
+            "best": None if self._best is None else self._best.values,
+            "best_losses": self._best_losses.tolist(),
+            "numbers": [self.best_loss, self.best_step, self._training_loss, self._next],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state_dict` returned."""
+        best = state["best"]
+        self._best = None if best is None else Snapshot.load(self._tensors, best, self._optimizer.storage)
+        self._best_losses = np.asarray(state["best_losses"])
+        self.best_loss, self.best_step, self._training_loss, self._next = state["numbers"]
+
+    def is_due(self, step: int) -> bool:
+        """Whether the held-out loss is to be measured after this step, the last one of a cycle."""
+        return step >= self._next
+
+    def check(self, step: int, training_losses: Sequence[float]) -> tuple[float, bool]:
+        """
+        Measure, and go back where the model overfits.
+
+        Args:
+            step (`int`): The step that was made last.
+            training_losses (`Sequence[float]`): Those of the cycle that has ended; the second half counts.
+
+        Returns:
+            The held-out loss, and whether the best parameters came back.
+        """
+        self._next = step + self._period
+        losses = self._probe()
+        loss = float(losses.mean())
+        training_loss = statistics.fmean(training_losses[len(training_losses) // 2 :])
+        if loss < self.best_loss:
+            self.best_loss, self.best_step, self._best_losses = loss, step, losses
+            self._training_loss = training_loss
+            # First, so that there are never two.
+            self._best = None
+            self._best = Snapshot(self._tensors, storage=self._optimizer.storage)
+            return loss, False
+        # With a training loss that has risen as well it is not overfitting, but damage, which is somebody else's.
+        if self._best is None or training_loss >= self._training_loss or not self._has_risen(losses):
+            return loss, False
+        self._best.restore()
+        for family in self._optimizer.families:
+            self._optimizer.reset_family(family)
+        self._optimizer.damping /= _DIVISOR
+        logger.info(
+            "Step %d: the held-out loss is %.4g, after %.4g at step %d, while the training loss has fallen: going "
+            "back to the parameters of that step, with learning rates divided by %g, %.3g of the first.",
+            step,
+            loss,
+            self.best_loss,
+            self.best_step,
+            _DIVISOR,
+            self._optimizer.damping,
+        )
+        return loss, True
+
+    def _has_risen(self, losses: NDArray[np.float64]) -> bool:
+        changes = losses - self._best_losses
+        if not np.isfinite(changes).all():
+            return True
+        # A single group shows no error.
+        error = float(changes.std(ddof=1)) / math.sqrt(len(changes)) if len(changes) > 1 else 0.0
+        return float(changes.mean()) > max(_RISEN * abs(self.best_loss), _SIGNIFICANT * error)
+
+
+def make_watch(trainer: IOMTTrainerMixin, per_step: int, switch_steps: int) -> OverfittingWatch | None:
+    """
+    The watch over a run that begins, where it has evaluation data and sees its training data more than once.
+
+    Args:
+        trainer ([`IOMTTrainerMixin`]): The trainer.
+        per_step (`int`): Samples that a step trains on, over all processes.
+        switch_steps (`int`): Steps of a cycle.
+    """
+    args, data = trainer.args, trainer.eval_dataset
+    if isinstance(data, dict):
+        data = next(iter(data.values()), None)
+    if not args.iomt_overfitting_samples or data is None or len(trainer.interleaved_optimizer.candidates) == 1:
+        return None
+    try:
+        batches = len(trainer.callback_handler.train_dataloader)  # type: ignore[arg-type]
+        available = min(args.iomt_overfitting_samples, len(data))  # type: ignore[arg-type]
+    except TypeError:
+        # A stream, whose end nobody knows.
+        return None
+    epoch = math.ceil(batches / args.gradient_accumulation_steps)
+    period, samples = plan_checks(trainer.state.max_steps, epoch, per_step, available, switch_steps)
+    if not samples:
+        return None
+    probe = Probe(trainer, samples, _GROUPS, trainer.get_eval_dataloader(data))
+    try:
+        # Before training, because a run should not end for it in the middle.
+        probe()
+    except Exception as error:
+        # Other processes would wait for one that goes on alone.
+        if trainer.accelerator.num_processes > 1:
+            raise
+        logger.warning(
+            "No watch over overfitting: `eval_dataset` gives no loss (%s: %s). `iomt_overfitting_samples=0` turns it "
+            "off.",
+            type(error).__name__,
+            error,
+        )
+        return None
+    logger.info("The held-out loss is measured every %d steps on %d samples of `eval_dataset`.", period, samples)
+    tensors = trainable_tensors(trainer.trained_module())
+    return OverfittingWatch(trainer.interleaved_optimizer, tensors, probe, period, max(0, epoch - period))
