@@ -51,7 +51,7 @@ def train(folder, settings):
     """One run; what it found is the same on all processes, or the test fails."""
     settings = dict(settings)
     resume, model, samples = settings.pop("resume", None), settings.pop("model", "bert"), settings.pop("samples", 90)
-    Spoiled.spoiled = settings.pop("spoiled", None)
+    Spoiled.spoiled, chance = settings.pop("spoiled", None), settings.pop("chance", False)
     args = IOMTTrainingArguments(
         **tiny.quiet(
             folder,
@@ -60,7 +60,10 @@ def train(folder, settings):
     )
     dropout = 0.0 if model == "smooth" else 0.1
     network = tiny.lora(dropout=dropout) if model == "lora" else tiny.bert(dropout=dropout)
-    trainer = Spoiled(network, args, train_dataset=tiny.Texts(samples))
+    data = {"train_dataset": tiny.Texts(samples)}
+    if chance:
+        data = {"train_dataset": tiny.Chance(samples), "eval_dataset": tiny.Chance(samples, seed=1)}
+    trainer = Spoiled(network, args, **data)
     trainer.train(resume_from_checkpoint=resume)
     values = tiny.values(trainer.model)
     return {

@@ -126,6 +126,18 @@ def test_the_range_test_finds_the_same_in_shards(tmp_path):
     assert not {"adamw:lr=5e-05", "adamw:lr=0.0001"} & {record["candidate"] for record in whole[0]["history"]}
 
 
+def test_overfitting_is_seen_equally_in_shards_and_resumes(tmp_path):
+    settings = {"model": "smooth", "samples": 64, "chance": True, "max_steps": 220, "iomt_race_steps": 0}
+    settings |= {"per_device_train_batch_size": 8, "iomt_candidates": "adam:lr=0.01; sgdm:lr=0.05"}
+    settings |= {"save_strategy": "steps", "save_steps": 100}
+    whole = launch(tmp_path / "ddp", TORCHRUN, settings)
+    resumed = {**settings, "resume": str(tmp_path / "fsdp" / "checkpoint-100")}
+    sharded, again = launch(tmp_path / "fsdp", TORCHRUN, {**settings, **FSDP}, {**resumed, **FSDP})
+    assert again == sharded
+    seen = [[record["overfitted"] for record in run["history"]] for run in (whole[0], sharded)]
+    assert seen[0] == seen[1] and any(seen[0])
+
+
 @pytest.mark.parametrize("samples, groups, processes", [(16, 4, 2), (10, 1, 4), (7, 2, 3)])
 def test_processes_measure_parts_of_the_same_probe(samples, groups, processes):
     parts = []

@@ -20,14 +20,6 @@ TWO = "adam:lr=0.01; sgdm:lr=0.05"
 STEPS = 300
 
 
-class Chance(tiny.Texts):
-    """Labels that nothing tells."""
-
-    def __init__(self, count=64, seed=0):
-        super().__init__(count, seed)
-        self.labels = torch.tensor(np.random.default_rng(seed).integers(0, 2, size=count))
-
-
 class Unlabelled(tiny.Texts):
     def __getitem__(self, index):
         return {name: value for name, value in super().__getitem__(index).items() if name != "labels"}
@@ -48,7 +40,7 @@ def make(path, train=None, held_out=None, model=None, **settings):
             },
         )
     )
-    train, held_out = train or Chance(), Chance(seed=1) if held_out is None else held_out
+    train, held_out = train or tiny.Chance(), tiny.Chance(seed=1) if held_out is None else held_out
     model = tiny.bert(dropout=0.0) if model is None else model
     return IOMTTrainer(model, args, train_dataset=train, eval_dataset=held_out)
 
@@ -273,7 +265,7 @@ class TestWhere:
 
     @pytest.mark.parametrize(
         "held_out",
-        [Chance(seed=1), {"first": Chance(seed=1), "second": Unlabelled()}],
+        [tiny.Chance(seed=1), {"first": tiny.Chance(seed=1), "second": Unlabelled()}],
         ids=["a data set", "several"],
     )
     def test_there_is_one(self, tmp_path, held_out):
@@ -285,12 +277,12 @@ class TestWhere:
             ({}, {"iomt_overfitting_samples": 0}),
             ({}, {"iomt_candidates": "adam:lr=0.01"}),
             ({"held_out": {}}, {}),
-            ({"held_out": tiny.Stream(Chance())}, {}),
-            ({"train": tiny.Stream(Chance())}, {}),
+            ({"held_out": tiny.Stream(tiny.Chance())}, {}),
+            ({"train": tiny.Stream(tiny.Chance())}, {}),
             # One epoch.
-            ({"train": Chance(4800)}, {}),
+            ({"train": tiny.Chance(4800)}, {}),
             # A handful of samples.
-            ({"held_out": Chance(16)}, {}),
+            ({"held_out": tiny.Chance(16)}, {}),
         ],
         ids=["off", "alone", "no data", "held-out stream", "stream", "one epoch", "few samples"],
     )

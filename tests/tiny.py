@@ -30,6 +30,14 @@ class Texts(Dataset):
         }
 
 
+class Chance(Texts):
+    """Labels that nothing tells."""
+
+    def __init__(self, count=64, seed=0):
+        super().__init__(count, seed)
+        self.labels = torch.tensor(np.random.default_rng(seed).integers(0, 2, size=count))
+
+
 class Stream(IterableDataset):
     """The same without a length."""
 
