@@ -49,6 +49,7 @@ CONTENDERS: tuple[Contender, ...] = (
     Contender("IOMT, paper preset", ("iomt paper",), "iomt"),
     Contender("best of the paper's grid (15 runs)", tuple(GROUPS["grid"]), "single"),
     Contender("AdamW, tuned (9 runs)", tuple(GROUPS["adamw"]), "single"),
+    Contender("AdamW, tuned (9 runs), each at its best checkpoint", tuple(GROUPS["best_checkpoints"]), "single"),
     Contender("NAdam, tuned (4 runs)", tuple(GROUPS["nadam"]), "single"),
     Contender("control: NAdam at what the range test finds, alone", ("iomt range test, alone",), "control"),
     Contender("control: AdamW at what the range test finds, alone", ("iomt range test, AdamW",), "control"),

@@ -24,6 +24,7 @@ class Method:
         schedule_arguments (`dict`): Arguments of the schedule.
         requires (`str`): A package that has to be installed.
         only (`str`): A tuning mode that it is made for.
+        best_checkpoint (`bool`): Whether the run ends with the checkpoint that the validation split prefers.
     """
 
     kind: str
@@ -32,6 +33,7 @@ class Method:
     schedule_arguments: dict[str, Any] = field(default_factory=dict)
     requires: str = ""
     only: str = ""
+    best_checkpoint: bool = False
 
     @property
     def reason_against(self) -> str | None:
@@ -104,6 +106,9 @@ _SCHEDULED = {
         ("greedy", "greedy", {}),
     )
 }
+
+# The watch over overfitting reads the validation split, and so do users who keep the best checkpoint.
+_BEST_CHECKPOINTS = {f"{name}, best checkpoint": single(name, best_checkpoint=True) for name in _ADAMW}
 
 _IOMT = {
     "iomt default": iomt(),
@@ -188,6 +193,7 @@ _SEARCHES = {
 METHODS: dict[str, Method] = {
     **_named([*_PAPER_GRID, *_ALL_SINGLES, *_HYBRIDS, _EARLY_SWATS, *_WIDE]),
     **_SCHEDULED,
+    **_BEST_CHECKPOINTS,
     **_IOMT,
     **_CONTROLS,
     **_ABLATIONS,
@@ -203,6 +209,7 @@ GROUPS: dict[str, list[str]] = {
     "iomt": list(_IOMT),
     "grid": _PAPER_GRID,
     "adamw": _ADAMW,
+    "best_checkpoints": list(_BEST_CHECKPOINTS),
     "nadam": [_candidate("nadam", rate) for rate in (3e-4, 1e-3, 3e-3, 1e-2)],
     "singles": _ALL_SINGLES,
     "hybrids": [*_HYBRIDS, _EARLY_SWATS],

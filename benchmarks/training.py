@@ -161,6 +161,11 @@ def make_trainer(
             shared["optim"] = optimizer
         else:
             parts["optimizers"] = (optimizer(task.model, rate), None)
+    if method.best_checkpoint:
+        shared |= {"load_best_model_at_end": True, "save_strategy": "steps", "save_steps": shared["eval_steps"]}
+        lower_is_better = experiment.metric == "perplexity"
+        shared |= {"metric_for_best_model": "loss" if lower_is_better else experiment.metric, "save_total_limit": 1}
+        shared["greater_is_better"] = not lower_is_better
     if schedule == "greedy":
         schedule_arguments |= {**_GREEDY, "min_lr": rate / 100, "max_lr": rate * 10}
         shared["metric_for_best_model"] = "loss"

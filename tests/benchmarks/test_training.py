@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 import pytest
@@ -120,6 +121,17 @@ def test_greedy_stays_within_its_bounds(tmp_path):
     assert all(1e-5 <= rate <= 1e-2 for rate in rates.found)
     # It has moved.
     assert rates.found[0] == 0.001 != rates.found[-1]
+
+
+def test_the_best_checkpoint_is_what_is_left():
+    # A rate so large that the last parameters are not the best.
+    last, best = (single("sgdm:lr=1", best_checkpoint=kept) for kept in (False, True))
+    experiment = dataclasses.replace(SMOKE, evaluations=6, schedule="constant")
+    runs = [train_once(build_task(SMOKE, 0), experiment, method, seed=0) for method in (last, best)]
+    accuracies = [point["accuracy"] for point in runs[0]["curve"]]
+    assert [point["accuracy"] for point in runs[1]["curve"]] == accuracies
+    assert runs[0]["validation"]["accuracy"] == accuracies[-1] < max(accuracies)
+    assert runs[1]["validation"]["accuracy"] == max(accuracies)
 
 
 LORA = Experiment("lora", "smoke", "digits", "small_cnn", "lora", (), batch_size=4, size=8, steps=12, evaluations=2)
