@@ -18,6 +18,7 @@ from accelerate.utils import broadcast_object_list, gather_object  # type: ignor
 from torch import nn
 from torch.utils.data import Subset
 
+from .attributes import replaced
 from .generators import preserved_generators
 from .running_metrics import kept_metrics
 from .samples import is_stream
@@ -152,13 +153,13 @@ class Assessment:
             preserved_generators(args.seed),
             _kept_modes(model),
             ForwardRecorder(model) as recorder,
-            _replaced(args, "per_device_eval_batch_size", batch_size),
-            _replaced(args, "dataloader_drop_last", False),
-            _replaced(args, "dataloader_persistent_workers", False),
-            _replaced(trainer, "compute_metrics", self._guarded(compute)),
-            _replaced(handler, "eval_dataloader", handler.eval_dataloader),
+            replaced(args, "per_device_eval_batch_size", batch_size),
+            replaced(args, "dataloader_drop_last", False),
+            replaced(args, "dataloader_persistent_workers", False),
+            replaced(trainer, "compute_metrics", self._guarded(compute)),
+            replaced(handler, "eval_dataloader", handler.eval_dataloader),
             # Those of sentence-transformers read data of their own, mostly held-out data, and write files.
-            _replaced(trainer, "evaluator", getattr(trainer, "evaluator", None) if asked is not None else None),
+            replaced(trainer, "evaluator", getattr(trainer, "evaluator", None) if asked is not None else None),
             kept_metrics(trainer),
         ):
             self._collector = Collector(
@@ -282,17 +283,3 @@ def _kept_modes(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-@contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Another value of an attribute, where there is one, for a while."""
-    if not hasattr(owner, name):
-        yield
-        return
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)

@@ -160,7 +160,7 @@ def _reproduction(record: Mapping[str, Any], changed: Mapping[str, tuple[Any, An
             '    output_dir="run",',
             *lines,
             ")",
-            f"trainer = {trainer}(model, args, train_dataset=train, eval_dataset=test)",
+            f"trainer = {trainer}(model, args, train_dataset=train, eval_dataset=validation)",
             "trainer.train()",
             "```",
         ]

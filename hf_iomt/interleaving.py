@@ -100,11 +100,10 @@ class Interleaving:
         self._scheduler = scheduler
         self._step = first_step
         self._race: Race | None = None
-        self._running = False
+        self._running = self._switched = False
         self._cycle_steps = 0
         self._losses: list[torch.Tensor] = []
         self._state = projection()
-        self._switched = False
         # Time of measuring the initial parameters, until there is a record to note it in.
         self._first_seconds = 0.0
         self._guard = Guard(optimizer, tensors, settings, self._reduce, probe)
@@ -293,10 +292,11 @@ class Interleaving:
 
     def _look_at_held_out(self) -> None:
         """Where a cycle has ended and stands, see whether the model overfits."""
-        if self._overfitting is None or self._guard.rolled_back or not self._overfitting.is_due(self._step - 1):
+        watch, step, record = self._overfitting, self._step - 1, self.records[-1]
+        if watch is None or self._guard.rolled_back or not watch.is_due(step):
             return
-        began, record = self._now(), self.records[-1]
-        record.held_out_loss, record.overfitted = self._overfitting.check(self._step - 1, self._read_losses())
+        began = self._now()
+        record.held_out_loss, record.overfitted = watch.check(step, self._read_losses())
         if record.overfitted:
             self._guard.restart()
         record.seconds += self._now() - began
@@ -307,8 +307,9 @@ class Interleaving:
         if self._guard.rolled_back:
             result = -1.0
         elif self.settings.score == "losses":
-            # The one moment of a cycle that waits for the device.
-            result = score(self._read_losses(), self.settings.alpha)
+            # The one moment of a cycle that waits for the device. The last loss after overfitting is of other weights.
+            losses = self._read_losses()
+            result = score(losses[:-1] if self.records[-1].overfitted else losses, self.settings.alpha)
         else:
             result = score([standing.accepted, standing.cycle_end], self.settings.alpha)
         self._guard.accept()

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .attributes import replaced
+from .candidate_list import kind_of_tuning
 from .optim import InterleavedOptimizer, Snapshot, trainable_tensors
 from .probe import Probe
 
@@ -27,15 +29,18 @@ _RISEN = 0.1
 _SIGNIFICANT = 1.0
 # Learning rates are divided by this then.
 _DIVISOR = 3.0
-# What the measurements may cost: this share of the run's time, where a forward pass is a third of a step.
+# What the measurements may cost: this share of the run's time.
 _SHARE = 0.03
-_FORWARD = 1 / 3
+# A forward pass as a part of a step, by what is trained: with frozen layers there is less to do backwards.
+_FORWARD = {"full": 1 / 3, "lora": 1 / 2, "head": 1.0}
 # With fewer measurements, or samples, chance is all there is to see.
 _LEAST_CHECKS = 4
 _LEAST_SAMPLES = 64
 
 
-def plan_checks(steps: int, epoch: int, per_step: int, samples: int, switch_steps: int) -> tuple[int, int]:
+def plan_checks(
+    steps: int, epoch: int, per_step: int, samples: int, switch_steps: int, forward: float = 1 / 3
+) -> tuple[int, int]:
     """
     How often the held-out loss is measured, and on how many samples, for 3 % of the run's time.
 
@@ -45,16 +50,21 @@ def plan_checks(steps: int, epoch: int, per_step: int, samples: int, switch_step
         per_step (`int`): Samples that a step trains on.
         samples (`int`): Held-out samples, at most.
         switch_steps (`int`): Steps of a cycle.
+        forward (`float`, *optional*): What a forward pass costs, as a part of a step.
 
     Returns:
         Steps from one measurement to the next, whole cycles, and the number of samples; `(0, 0)` where there are none.
     """
-    affordable = _SHARE / _FORWARD * per_step
-    count = min(samples, int((steps - epoch) / _LEAST_CHECKS * affordable))
-    if count < _LEAST_SAMPLES:
+    affordable = _SHARE / forward * per_step * steps
+    # One is made before training, one at the end of the first epoch, and one may be left over.
+    count = min(samples, int(affordable / (_LEAST_CHECKS + 3)))
+    # Groups of one size.
+    count -= count % _GROUPS
+    if count < _LEAST_SAMPLES or steps <= epoch:
         return 0, 0
-    cycles = math.ceil(count / affordable / switch_steps)
-    return cycles * switch_steps, count
+    cycles = math.ceil((steps - epoch) / (affordable // count - 3) / switch_steps)
+    period = cycles * switch_steps
+    return (period, count) if period * (_LEAST_CHECKS - 1) <= steps - epoch else (0, 0)
 
 
 class OverfittingWatch:
@@ -112,7 +122,7 @@ class OverfittingWatch:
         """Whether the held-out loss is to be measured after this step, the last one of a cycle."""
         return step >= self._next
 
-    def check(self, step: int, training_losses: Sequence[float]) -> tuple[float, bool]:
+    def check(self, step: int, training_losses: Sequence[float]) -> tuple[float | None, bool]:
         """
         Measure, and go back where the model overfits.
 
@@ -121,22 +131,31 @@ class OverfittingWatch:
             training_losses (`Sequence[float]`): Those of the cycle that has ended; the second half counts.
 
         Returns:
-            The held-out loss, and whether the best parameters came back.
+            The held-out loss, `None` where it is not finite, and whether the best parameters came back.
         """
         self._next = step + self._period
-        losses = self._probe()
+        # Optimizers that evaluate other parameters than they train.
+        self._optimizer.eval()
+        try:
+            losses = self._probe()
+            overfitted = self._overfits(step, losses, statistics.fmean(training_losses[len(training_losses) // 2 :]))
+        finally:
+            self._optimizer.train()
         loss = float(losses.mean())
-        training_loss = statistics.fmean(training_losses[len(training_losses) // 2 :])
+        return (loss if math.isfinite(loss) else None), overfitted
+
+    def _overfits(self, step: int, losses: NDArray[np.float64], training_loss: float) -> bool:
+        loss = float(losses.mean())
         if loss < self.best_loss:
             self.best_loss, self.best_step, self._best_losses = loss, step, losses
             self._training_loss = training_loss
             # First, so that there are never two.
             self._best = None
             self._best = Snapshot(self._tensors, storage=self._optimizer.storage)
-            return loss, False
+            return False
         # With a training loss that has risen as well it is not overfitting, but damage, which is somebody else's.
-        if self._best is None or training_loss >= self._training_loss or not self._has_risen(losses):
-            return loss, False
+        if self._best is None or not training_loss < self._training_loss or not self._has_risen(losses):
+            return False
         self._best.restore()
         for family in self._optimizer.families:
             self._optimizer.reset_family(family)
@@ -151,7 +170,7 @@ class OverfittingWatch:
             _DIVISOR,
             self._optimizer.damping,
         )
-        return loss, True
+        return True
 
     def _has_risen(self, losses: NDArray[np.float64]) -> bool:
         changes = losses - self._best_losses
@@ -183,22 +202,29 @@ def make_watch(trainer: IOMTTrainerMixin, per_step: int, switch_steps: int) -> O
         # A stream, whose end nobody knows.
         return None
     epoch = math.ceil(batches / args.gradient_accumulation_steps)
-    period, samples = plan_checks(trainer.state.max_steps, epoch, per_step, available, switch_steps)
+    forward = _FORWARD[kind_of_tuning(trainer.trained_module())]
+    period, samples = plan_checks(trainer.state.max_steps, epoch, per_step, available, switch_steps, forward)
     if not samples:
         return None
-    probe = Probe(trainer, samples, _GROUPS, trainer.get_eval_dataloader(data))
     try:
+        # Workers that persist would be kept for the evaluations of other data, too.
+        with replaced(args, "dataloader_persistent_workers", False):
+            loader = trainer.get_eval_dataloader(data)
+        probe = Probe(trainer, samples, _GROUPS, loader)
         # Before training, because a run should not end for it in the middle.
-        probe()
+        obstacle = None if np.isfinite(probe()).all() else "its loss is not finite"
     except Exception as error:
+        obstacle = f"{type(error).__name__}: {error}"
         # Other processes would wait for one that goes on alone.
         if trainer.accelerator.num_processes > 1:
-            raise
+            raise ValueError(
+                f"`eval_dataset` cannot be watched for overfitting ({obstacle}). Mend it, or set "
+                "`iomt_overfitting_samples=0`."
+            ) from error
+    if obstacle is not None:
         logger.warning(
-            "No watch over overfitting: `eval_dataset` gives no loss (%s: %s). `iomt_overfitting_samples=0` turns it "
-            "off.",
-            type(error).__name__,
-            error,
+            "`eval_dataset` is not watched for overfitting: %s. `iomt_overfitting_samples=0` turns the watch off.",
+            obstacle,
         )
         return None
     logger.info("The held-out loss is measured every %d steps on %d samples of `eval_dataset`.", period, samples)

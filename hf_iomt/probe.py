@@ -44,7 +44,12 @@ class Probe:
     def __call__(self) -> NDArray[np.float64]:
         """The loss of each group now, of shape (groups,), averaged over ranks; infinity where it is not finite."""
         trainer = self._trainer
-        with preserved_generators(trainer.args.seed), torch.no_grad(), _evaluating(trainer), kept_metrics(trainer):
+        with (
+            preserved_generators(trainer.args.seed),
+            torch.no_grad(),
+            self._evaluating(),
+            kept_metrics(trainer),
+        ):
             self._groups = self._groups or self._draw()
             losses = [self._group_loss(group) for group in self._groups]
         values = trainer.accelerator.reduce(torch.stack(losses), "mean").cpu().numpy()
@@ -53,7 +58,12 @@ class Probe:
     def counts_items(self) -> bool:
         """Whether the loss divides by the `num_items_in_batch` that training passes, as Trainer takes it to do."""
         trainer = self._trainer
-        with preserved_generators(trainer.args.seed), torch.no_grad(), _evaluating(trainer), kept_metrics(trainer):
+        with (
+            preserved_generators(trainer.args.seed),
+            torch.no_grad(),
+            self._evaluating(),
+            kept_metrics(trainer),
+        ):
             self._groups = self._groups or self._draw()
             inputs = self._groups[0][0][0]
             few, many = (self._loss(inputs, num_items_in_batch=torch.tensor(count)) for count in (1, 1000))
@@ -69,19 +79,24 @@ class Probe:
         total = sum(count for _, count in group)
         return torch.stack([loss * (count / total) for loss, (_, count) in zip(losses, group, strict=True)]).sum()
 
+    def _evaluating(self) -> _Evaluating:
+        return _Evaluating(self._trainer, self._loader is None)
+
     def _draw(self) -> list[Group]:
         return list(draw_groups(self._trainer, self._size, self._samples, loader=self._loader))
 
 
-class _evaluating:
+class _Evaluating:
     """
-    Evaluation mode, except that batch normalisation uses the batch's own statistics where it does so in training.
+    Evaluation mode, except that on training data batch normalisation uses the batch's own statistics where it does so
+    in training.
 
     A few steps into training the running statistics lag far behind the parameters, and would make a sound candidate
     look broken. They are put back afterwards.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: Trainer, on_training_data: bool) -> None:
+        self._on_training_data = on_training_data
         self._model: nn.Module = trainer.model_wrapped
         self._sharded = trainer.is_fsdp_enabled
 
@@ -90,7 +105,10 @@ class _evaluating:
         normalising = [
             module
             for module, training in self._modes
-            if training and isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
+            if training
+            and self._on_training_data
+            and isinstance(module, nn.modules.batchnorm._BatchNorm)
+            and module.track_running_stats
         ]
         self._model.eval()
         self._saved = [(buffer, buffer.clone()) for module in normalising for buffer in module.buffers()]

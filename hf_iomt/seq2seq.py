@@ -29,7 +29,7 @@ class IOMTSeq2SeqTrainer(IOMTTrainerMixin, Seq2SeqTrainer):  # type: ignore[misc
 
     ```python
     args = IOMTSeq2SeqTrainingArguments(output_dir="run", max_steps=1000, predict_with_generate=True)
-    trainer = IOMTSeq2SeqTrainer(model, args, data_collator=collator, train_dataset=train, eval_dataset=test)
+    trainer = IOMTSeq2SeqTrainer(model, args, data_collator=collator, train_dataset=train, eval_dataset=validation)
     trainer.train()
     ```
     """

@@ -390,7 +390,7 @@ class IOMTTrainer(IOMTTrainerMixin, Trainer):
 
     ```python
     args = IOMTTrainingArguments(output_dir="run", max_steps=1000)
-    trainer = IOMTTrainer(model, args, train_dataset=train, eval_dataset=test)
+    trainer = IOMTTrainer(model, args, train_dataset=train, eval_dataset=validation)
     trainer.train()
     trainer.iomt_history[-1]["candidate"]
     ```

@@ -221,7 +221,7 @@ class IOMTTrainingArguments(TrainingArguments):
         iomt_overfitting_samples (`int`, *optional*):
             Samples of `eval_dataset`, at most, on which a run of several epochs is watched: where their loss rises
             while the training loss falls, the parameters with the least one come back and all learning rates are
-            divided by 3. It takes at most 3 % of the run; 0 turns it off. Default preset: 256, paper: 0.
+            divided by 3. It takes about 3 % of the run at most; 0 turns it off. Default preset: 256, paper: 0.
         iomt_probe_samples (`int`, *optional*, defaults to 0):
             Training samples of the probe. 0 stands for half of what an optimizer step trains on, at least 8, at the
             ends of cycles, and for 16 to 128 in the race, by the length of the run.

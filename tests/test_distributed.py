@@ -128,7 +128,7 @@ def test_the_range_test_finds_the_same_in_shards(tmp_path):
 
 def test_overfitting_is_seen_equally_in_shards_and_resumes(tmp_path):
     settings = {"model": "smooth", "samples": 64, "chance": True, "max_steps": 220, "iomt_race_steps": 0}
-    settings |= {"per_device_train_batch_size": 8, "iomt_candidates": "adam:lr=0.01; sgdm:lr=0.05"}
+    settings |= {"per_device_train_batch_size": 16, "iomt_candidates": "adam:lr=0.01; sgdm:lr=0.05"}
     settings |= {"save_strategy": "steps", "save_steps": 100}
     whole = launch(tmp_path / "ddp", TORCHRUN, settings)
     resumed = {**settings, "resume": str(tmp_path / "fsdp" / "checkpoint-100")}

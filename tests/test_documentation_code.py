@@ -101,6 +101,7 @@ def names_for_a_reader(path):
         "model": model,
         "train": train,
         "test": test,
+        "validation": test,
         "trainer": trainer,
         "Lion": Lion,
         "SomeTrainer": Trainer,

@@ -5,18 +5,20 @@ from __future__ import annotations
 import logging
 import math
 
+import datasets
 import numpy as np
 import pytest
 import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import TrainerCallback
 
 from hf_iomt import InterleavedOptimizer, IOMTTrainer, IOMTTrainingArguments
 from hf_iomt.overfitting import OverfittingWatch, make_watch, plan_checks
 
 TWO = "adam:lr=0.01; sgdm:lr=0.05"
-# 64 samples of chance, which can be learned by heart only, 4 steps of 16 to an epoch.
+# 64 samples of chance, which can be learned by heart only, 2 steps of 32 to an epoch.
 STEPS = 300
 
 
@@ -34,7 +36,7 @@ def make(path, train=None, held_out=None, model=None, **settings):
                 "iomt_switch_steps": 4,
                 "iomt_race_steps": 0,
                 "iomt_transferability": "0.5",
-                "per_device_train_batch_size": 16,
+                "per_device_train_batch_size": 32,
                 "max_steps": STEPS,
                 **settings,
             },
@@ -45,8 +47,41 @@ def make(path, train=None, held_out=None, model=None, **settings):
     return IOMTTrainer(model, args, train_dataset=train, eval_dataset=held_out)
 
 
+class StopAfter(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step >= self.step
+
+
+class Normalised(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = torch.nn.Sequential(
+            torch.nn.Linear(tiny.LENGTH, 32), torch.nn.BatchNorm1d(32), torch.nn.ReLU(), torch.nn.Linear(32, 2)
+        )
+
+    def forward(self, input_ids, attention_mask, labels):
+        logits = self.layers(input_ids / 32)
+        return {"loss": torch.nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+def normalised():
+    return Normalised()
+
+
 def overfitted(trainer):
     return [record for record in trainer.iomt_history if record["overfitted"]]
+
+
+class Spoiled(tiny.Chance):
+    """Held-out data whose loss is no number."""
+
+    def __getitem__(self, index):
+        # No label counts.
+        return {**super().__getitem__(index), "labels": torch.tensor(-100)}
 
 
 class TestPlan:
@@ -56,25 +91,35 @@ class TestPlan:
         per_step=st.integers(1, 10**4),
         samples=st.integers(0, 10**4),
         switch_steps=st.integers(1, 1000),
+        forward=st.sampled_from([1 / 3, 1 / 2, 1.0]),
     )
-    def test_what_it_costs_and_what_it_shows(self, steps, epoch, per_step, samples, switch_steps):
-        period, count = plan_checks(steps, epoch, per_step, samples, switch_steps)
+    def test_what_it_costs_and_what_it_shows(self, steps, epoch, per_step, samples, switch_steps, forward):
+        period, count = plan_checks(steps, epoch, per_step, samples, switch_steps, forward)
         if not count:
             assert period == 0
-            # Too little data, no second epoch, or a run too short to pay for it.
-            assert samples < 64 or steps <= epoch or (steps - epoch) / 4 * 0.09 * per_step < 65
+            # Too little data, no second epoch, no time for it, or cycles too long to look between them.
+            short = forward * 72 * 7 > 0.03 * steps * per_step or 8 * switch_steps > steps - epoch
+            assert samples < 72 or steps <= epoch or short
             return
-        assert 64 <= count <= samples and period % switch_steps == 0 and period > 0
-        # A forward pass is a third of a step: at most 3 % of the samples that are trained on.
-        assert count / 3 <= 0.03 * period * per_step + 1e-6
+        assert 64 <= count <= samples and count % 8 == 0 and period % switch_steps == 0 and period > 0
+        # The one before training, and those at the ends of cycles.
+        first = max(0, epoch - period)
+        ends = range(switch_steps, steps + 1, switch_steps)
+        checks, due = 1, first
+        if len(ends) < 10**4:
+            for step in ends:
+                if step >= due:
+                    checks, due = checks + 1, step + period
+            assert checks >= 4
+            assert checks * count * forward <= 0.03 * steps * per_step + 1e-6
 
     @pytest.mark.parametrize(
         ("arguments", "expected"),
         [
             # A head of 1,000 samples for 100 epochs of 32; LoRA for one epoch; for three of a small data set.
-            ((3200, 32, 32, 250, 25), (100, 250)),
-            ((240, 240, 8, 300, 25), (0, 0)),
-            ((1000, 334, 16, 256, 25), (175, 239)),
+            ((3200, 32, 32, 250, 25), (100, 248)),
+            ((240, 240, 8, 300, 25, 0.5), (0, 0)),
+            ((1000, 334, 16, 256, 25, 0.5), (175, 136)),
         ],
     )
     def test_known_runs(self, arguments, expected):
@@ -164,7 +209,7 @@ class TestTraining:
         # Who knows nothing and says so has 0.69.
         assert losses[0] < 1.0 < 2.0 < losses[1]
         assert "going back to the parameters of that step" in caplog.text
-        assert "every 48 steps on 64 samples" in caplog.text
+        assert "every 32 steps on 64 samples" in caplog.text
 
     def test_the_rates_that_follow_are_smaller(self, tmp_path):
         trainer = make(tmp_path, lr_scheduler_type="constant")
@@ -224,6 +269,51 @@ class TestTraining:
         assert any(record["held_out_loss"] is not None for record in trainer.iomt_history)
         assert trainer.evaluate()["eval_loss"] < 0.3
 
+    @pytest.mark.parametrize("settings", [{}, {"iomt_score": "probe"}, {"iomt_rollback": False}])
+    def test_at_the_last_step(self, tmp_path, settings):
+        """What came back stays, although its training loss is higher than where the cycle began."""
+        first = make(tmp_path, lr_scheduler_type="constant", **settings)
+        first.train()
+        last = overfitted(first)[0]["last_step"]
+        trainer = make(tmp_path, lr_scheduler_type="constant", **settings)
+        trainer.add_callback(StopAfter(last))
+        trainer.train()
+        assert trainer.state.global_step == last and trainer.iomt_history[-1]["overfitted"]
+        assert not trainer.iomt_history[-1]["rolled_back"]
+        best = min(record["held_out_loss"] for record in trainer.iomt_history if record["held_out_loss"] is not None)
+        assert trainer.evaluate()["eval_loss"] == pytest.approx(best, rel=1e-5)
+
+    def test_the_score_is_that_of_the_steps_made(self, tmp_path):
+        trainer = make(tmp_path, iomt_score="losses", iomt_rollback=False)
+        trainer.train()
+        # The training loss has fallen; that of the parameters that came back is much higher.
+        assert min(record["score"] for record in overfitted(trainer)) > -0.3
+
+    @pytest.mark.parametrize("model", [normalised, tiny.bert], ids=["batch normalisation", "schedule-free"])
+    def test_it_measures_what_an_evaluation_does(self, tmp_path, model):
+        candidates = TWO
+        if model is tiny.bert:
+            pytest.importorskip("schedulefree")
+            candidates = "schedule_free_adamw:lr=0.01; sgdm:lr=0.05"
+        trainer = make(
+            tmp_path,
+            model=model(),
+            eval_strategy="steps",
+            eval_steps=4,
+            iomt_candidates=candidates,
+            iomt_selection="random",
+        )
+        trainer.train()
+        evaluated = {entry["step"]: entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry}
+        measured = [
+            (record["held_out_loss"], evaluated[record["last_step"]])
+            for record in trainer.iomt_history
+            if record["held_out_loss"] is not None and not record["overfitted"]
+        ]
+        assert len(measured) >= 2
+        for ours, theirs in measured:
+            assert ours == pytest.approx(theirs, rel=1e-4)
+
     def test_a_second_run_begins_with_the_full_rates(self, tmp_path):
         trainer = make(tmp_path)
         trainer.train()
@@ -255,7 +345,7 @@ class TestWhere:
 
         def begin():
             trainer.create_optimizer()
-            found.append(make_watch(trainer, 16, 4))
+            found.append(make_watch(trainer, 32, 4))
             raise Begun
 
         trainer.begin_interleaving = begin
@@ -280,7 +370,7 @@ class TestWhere:
             ({"held_out": tiny.Stream(tiny.Chance())}, {}),
             ({"train": tiny.Stream(tiny.Chance())}, {}),
             # One epoch.
-            ({"train": tiny.Chance(4800)}, {}),
+            ({"train": tiny.Chance(9600)}, {}),
             # A handful of samples.
             ({"held_out": tiny.Chance(16)}, {}),
         ],
@@ -290,11 +380,28 @@ class TestWhere:
         assert self.watch(make(tmp_path, **parts, **settings)) is None
         assert "overfitting" not in caplog.text
 
-    def test_data_without_labels(self, tmp_path, caplog):
-        trainer = make(tmp_path, held_out=Unlabelled())
+    @pytest.mark.parametrize(
+        ("held_out", "why"),
+        [
+            (Unlabelled(), "did not return a loss"),
+            (Spoiled(), "its loss is not finite"),
+            (datasets.Dataset.from_dict({"sentence": ["a"] * 64, "answer": ["b"] * 64}), "No columns in the dataset"),
+        ],
+        ids=["no labels", "no number", "other columns"],
+    )
+    def test_data_that_give_no_loss(self, tmp_path, caplog, held_out, why):
+        trainer = make(tmp_path, held_out=held_out)
         trainer.train()
-        assert "No watch over overfitting: `eval_dataset` gives no loss" in caplog.text
-        assert trainer.state.global_step == STEPS
+        assert "`eval_dataset` is not watched for overfitting" in caplog.text and why in caplog.text
+        assert trainer.state.global_step == STEPS and not overfitted(trainer)
+
+    def test_other_data_are_evaluated_afterwards(self, tmp_path):
+        settings = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
+        trainer = make(tmp_path, max_steps=200, **settings)
+        trainer.train()
+        # Workers that persist would give the data that was watched.
+        assert trainer.evaluate(tiny.Chance(20, seed=2))["eval_samples_per_second"] > 0
+        assert not getattr(trainer, "_eval_dataloaders", {}) or len(trainer._eval_dataloaders["eval"].dataset) == 20
 
     @pytest.mark.parametrize("value", [-1, 2.5, True, "many"])
     def test_bad_values(self, tmp_path, value):
