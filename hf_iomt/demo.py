@@ -145,6 +145,8 @@ def run_demo(
             "logging_steps": max(1, steps // 60),
             "eval_strategy": "steps",
             "eval_steps": max(1, steps // 10),
+            # These are the test data.
+            "iomt_overfitting_samples": 0,
         }
         iomt_trainer = IOMTTrainer(tuned, IOMTTrainingArguments(**{**arguments, **shown}), **data)
         # The steps of the range test are among them.
