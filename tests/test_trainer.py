@@ -27,6 +27,8 @@ KEYS = {
     "predicted_std",
     "gain",
     "rolled_back",
+    "held_out_loss",
+    "overfitted",
     "seconds",
 }
 THREE = "adam:lr=0.01; sgdm:lr=0.05; adagrad:lr=0.02"
