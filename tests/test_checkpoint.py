@@ -224,7 +224,7 @@ class TestWhatDiffers:
         path = self.copy(folder, tmp_path)
         state = torch.load(path / "checkpoint-20" / STATE_NAME, weights_only=True)
         torch.save({**state, "version": 99}, path / "checkpoint-20" / STATE_NAME)
-        with pytest.raises(ValueError, match=r"has version 99, but this release reads version 2"):
+        with pytest.raises(ValueError, match=r"has version 99, but this release reads version 3"):
             self.resume(path)
 
     def test_a_checkpoint_of_trainer(self, tmp_path):
@@ -253,7 +253,7 @@ class TestWhatDiffers:
 
     def test_the_file_is_plain(self, folder):
         state = torch.load(folder / "checkpoint-20" / STATE_NAME, weights_only=True)
-        assert state["version"] == 2 and state["state"]["step"] == 21
+        assert state["version"] == 3 and state["state"]["step"] == 21
 
 
 class TestWholeCheckpoints:
