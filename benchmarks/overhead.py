@@ -4,8 +4,8 @@ What selection costs.
     python -m benchmarks overhead --output benchmarks/results/overhead.json
 
 1. `IOMTTrainer` over `Trainer` with the same optimizer and as many steps: MiniLM with LoRA on every layer, batches of
-   16, settings as by default, so cycles of 25 steps with rollback. Two candidates of (nearly) the same learning rate, so that
-   both trainers do the same work on the model; no race. Runs alternate, and the ratio is taken pair by pair.
+   16, settings as by default, so cycles of 25 steps with rollback. Two candidates of (nearly) the same learning rate,
+   so that both trainers do the same work on the model; no race. Runs alternate, and the ratio is taken pair by pair.
 2. The cost of choosing a candidate in cycle 400 over that in cycle 50, 15 candidates of 5 families.
 3. The assessment of transferability over one plain pass over the same 2,000 samples of 32 tokens, with the same model;
    and the seconds of LogME and LEEP for 2,000 samples, 768 features, 10 classes and 1,000 source classes.
