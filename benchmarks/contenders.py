@@ -72,6 +72,7 @@ CONTENDERS: tuple[Contender, ...] = (
     Contender("population-based training, 4 runs", ("population-based training, 4 × steps",), "search"),
     Contender("control: nothing set, random switching", ("iomt default, random",), "control"),
     Contender("control: nothing set, cyclical switching", ("iomt default, cyclical",), "control"),
+    Contender("control: nothing set, no watch over overfitting", ("iomt default, no watch",), "control"),
     Contender("control: 15 candidates, random switching", ("iomt grid, random",), "control"),
     Contender("control: 15 candidates, cyclical switching", ("iomt grid, cyclical",), "control"),
     Contender("control: paper preset, random switching", ("iomt paper, random",), "control"),

@@ -121,6 +121,7 @@ _CONTROLS = {
     "iomt grid, cyclical": iomt(candidates="paper", selection="cyclical"),
     "iomt default, random": iomt(selection="random"),
     "iomt default, cyclical": iomt(selection="cyclical"),
+    "iomt default, no watch": iomt(overfitting_samples=0),
     # The range test without anything to interleave, and what its optimizer has to do with it.
     "iomt range test, alone": iomt(candidates="nadamw:lr=1x"),
     "iomt range test, AdamW": iomt(candidates="adamw:lr=1x"),

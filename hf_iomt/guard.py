@@ -155,10 +155,8 @@ class Guard:
             self._keep_best(self.standing.cycle_end)
 
     def restart(self) -> None:
-        """Somebody else has put other parameters in place of those that the cycle led to: from here on these count."""
+        """Somebody else has put other parameters in place of those that the cycle led to: there is nothing to undo."""
         self._restarted, self._start, self._best = True, None, None
-        if self._rollback:
-            self._start = self._snapshot()
 
     def judge_unfinished(self) -> bool:
         """Undo a cycle that training stops in, or after, where the probe, which must be there for it, shows damage."""

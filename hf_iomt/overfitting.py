@@ -176,8 +176,7 @@ class OverfittingWatch:
         changes = losses - self._best_losses
         if not np.isfinite(changes).all():
             return True
-        # A single group shows no error.
-        error = float(changes.std(ddof=1)) / math.sqrt(len(changes)) if len(changes) > 1 else 0.0
+        error = float(changes.std(ddof=1)) / math.sqrt(len(changes))
         return float(changes.mean()) > max(_RISEN * abs(self.best_loss), _SIGNIFICANT * error)
 
 

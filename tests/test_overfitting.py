@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 
 from hf_iomt import InterleavedOptimizer, IOMTTrainer, IOMTTrainingArguments
 from hf_iomt.overfitting import OverfittingWatch, make_watch, plan_checks
+from hf_iomt.selection import score
 
 TWO = "adam:lr=0.01; sgdm:lr=0.05"
 # 64 samples of chance, which can be learned by heart only, 2 steps of 32 to an epoch.
@@ -284,10 +285,17 @@ class TestTraining:
         assert trainer.evaluate()["eval_loss"] == pytest.approx(best, rel=1e-5)
 
     def test_the_score_is_that_of_the_steps_made(self, tmp_path):
-        trainer = make(tmp_path, iomt_score="losses", iomt_rollback=False)
+        trainer = make(tmp_path, iomt_score="losses", iomt_rollback=False, lr_scheduler_type="constant")
+        losses = []
+        step = trainer.training_step
+        trainer.training_step = lambda *args: losses.append(step(*args)) or losses[-1]
         trainer.train()
-        # The training loss has fallen; that of the parameters that came back is much higher.
-        assert min(record["score"] for record in overfitted(trainer)) > -0.3
+        assert overfitted(trainer)
+        for record in trainer.iomt_history[:-1]:
+            # The loss of the step that follows belongs to the cycle, unless other parameters have come back before it.
+            end = record["last_step"] + (not record["overfitted"])
+            expected = score([float(loss) for loss in losses[record["first_step"] - 1 : end]], 0.1)
+            assert record["score"] == pytest.approx(expected, abs=1e-6)
 
     @pytest.mark.parametrize("model", [normalised, tiny.bert], ids=["batch normalisation", "schedule-free"])
     def test_it_measures_what_an_evaluation_does(self, tmp_path, model):
