@@ -87,14 +87,25 @@ def experiment_target(runs: Runs) -> float | None:
 
 
 def leads(experiments: Mapping[str, Runs]) -> str:
-    """Default IOMT's lead over each contender, one column for each experiment."""
+    """Default IOMT's lead over each contender, one column for each experiment, and the mean over those of accuracy."""
     names = [name for name, runs in experiments.items() if DEFAULT.methods[0] in runs]
     rows = []
     for contender in CONTENDERS[1:]:
         cells = [_lead(experiments[name], contender) for name in names]
         if any(cell != "–" for cell in cells):
-            rows.append([contender.title, *cells])
-    return markdown(["default IOMT against", *names], rows)
+            rows.append([contender.title, _mean_lead(experiments, names, contender), *cells])
+    return markdown(["default IOMT against", "accuracy, mean (experiments)", *names], rows)
+
+
+def _mean_lead(experiments: Mapping[str, Runs], names: Sequence[str], contender: Contender) -> str:
+    found = []
+    for runs in (experiments[name] for name in names if metric_of(experiments[name]) == "accuracy"):
+        name = contender.pick(runs)
+        if name is not None:
+            ours, theirs = (values(runs[item], "test", "accuracy") for item in (DEFAULT.methods[0], name))
+            found.append(paired_difference(ours, theirs))
+    leads = [100 * item[0] for item in found if item is not None]
+    return f"{statistics.fmean(leads):+.2f} ({len(leads)})" if leads else "–"
 
 
 def _lead(runs: Runs, contender: Contender) -> str:
