@@ -141,7 +141,15 @@ class LearningRateMixin(_Base):
             with preserved_generators(args.seed), kept_metrics(self):
                 signal = self._measure_signal(parameters, batches)
                 step = self._make_step(parameters, batches)
-                found = run_range_test(rates, step, lambda: float(probe().mean()), keep, signal, self.state.max_steps)
+                found = run_range_test(
+                    rates,
+                    step,
+                    lambda: float(probe().mean()),
+                    keep,
+                    signal,
+                    self.state.max_steps,
+                    nominal_unit(self.trained_module()),
+                )
         finally:
             best[0].restore()
             self.model_wrapped.zero_grad()

@@ -39,6 +39,12 @@ _LEAST_SIGNAL = 0.04
 # The best rate falls with the length of a run, by a factor of ten for a thousand times the steps.
 _SHORT_RUN = 300
 _HORIZON = -1 / 3
+# Two runs of one task find rates that differ by a factor of two or more where so few steps teach little. So 3 times
+# the usual rate counts as well, in the geometric mean: with this weight where nothing is learned, and the less the
+# more is, by this power of the share of the loss that is left.
+_USUAL_FACTOR = 3.0
+_USUAL_WEIGHT = 0.3
+_USUAL_POWER = 4
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,7 @@ def run_range_test(
     keep: Callable[[], None] = lambda: None,
     signal: float | None = None,
     steps: int = _SHORT_RUN,
+    usual: float | None = None,
 ) -> RangeTest | None:
     """
     Train at rising learning rates until the loss has clearly risen twice, or no longer moves.
@@ -111,7 +118,8 @@ def run_range_test(
     After Smith, *Cyclical Learning Rates for Training Neural Networks* (2017). The last rate that did no harm is about
     the largest that gradients without noise could take; what comes out is that rate times the share of signal in the
     gradients (McCandlish et al., *An Empirical Model of Large-Batch Training*, 2018). For more than 300 steps it falls
-    with their third root (Bjorck et al., *Scaling Optimal LR Across Token Horizons*, 2024).
+    with their third root (Bjorck et al., *Scaling Optimal LR Across Token Horizons*, 2024). Where a few steps
+    teach little, what is usual counts as well.
 
     Args:
         rates (`Iterable[float]`): Learning rates, ascending.
@@ -121,6 +129,8 @@ def run_range_test(
             plateau a lower loss is chance, and what large rates do to a model there is not always good.
         signal (`float`, *optional*): What `GradientNoise` has found before.
         steps (`int`, *optional*): Steps of the run that follows.
+        usual (`float`, *optional*): The learning rate that is usual for what is trained, as for `plan_rates`; what the
+            test finds counts alone if left out.
 
     Returns:
         What was found, or `None` where the loss was not finite, or risen, from the first step on.
@@ -147,7 +157,11 @@ def run_range_test(
     if harmless == 0:
         return None
     share = max(signal or 0.0, _LEAST_SIGNAL) if _has_learned(losses, lowest) else _LEAST_SIGNAL
-    unit = tried[harmless - 1] * min(share, 1.0) * max(steps / _SHORT_RUN, 1.0) ** _HORIZON
+    found = tried[harmless - 1] * min(share, 1.0)
+    if usual is not None:
+        weight = _weight_of_usual(losses[0], losses[lowest])
+        found = found ** (1 - weight) * (_USUAL_FACTOR * usual) ** weight
+    unit = found * max(steps / _SHORT_RUN, 1.0) ** _HORIZON
     return RangeTest(float(f"{unit:.2g}"), tried, [_finite(loss) for loss in losses], signal=signal)
 
 
@@ -163,6 +177,11 @@ def _is_dead(losses: list[float], lowest: int) -> bool:
     """Whether the last step has changed nothing, after some that have worsened the loss."""
     worse = losses[-1] > losses[lowest] + _RISEN_GAIN / 2 * (losses[0] - losses[lowest])
     return _has_learned(losses, lowest) and worse and abs(losses[-1] - losses[-2]) < _DEAD * abs(losses[-1])
+
+
+def _weight_of_usual(start: float, lowest: float) -> float:
+    left = min(max(lowest / start, 0.0), 1.0) if start > 0 else 1.0
+    return _USUAL_WEIGHT * left**_USUAL_POWER
 
 
 def _finite(loss: float) -> float | None:

@@ -61,6 +61,26 @@ def test_a_share_of_signal_is_between_a_least_one_and_all(signal, share):
     assert found.learning_rate == pytest.approx(0.02 * share)
 
 
+@pytest.mark.parametrize("lowest, weight", [(1.0, 0.3), (0.9, 0.3 * 0.9**4), (0.5, 0.3 / 16), (0.0, 0.0), (-1.0, 0.0)])
+@pytest.mark.parametrize("steps, shorter", [(300, 1.0), (2400, 0.5)])
+def test_the_less_is_learned_the_more_counts_what_is_usual(lowest, weight, steps, shorter):
+    losses = iter([1.0, lowest, lowest, 9.0, 9.0])
+    found = run_range_test(
+        [0.01, 0.02, 0.04, 0.08], lambda rate: None, lambda: next(losses), signal=0.5, steps=steps, usual=1e-4
+    )
+    share = 0.04 if lowest == 1 else 0.5
+    expected = math.exp((1 - weight) * math.log(0.02 * share) + weight * math.log(3 * 1e-4)) * shorter
+    # Rounded to two digits.
+    assert found.learning_rate == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("start", [0.0, -1.0])
+def test_a_loss_that_is_no_share_of_its_start_counts_as_nothing_learned(start):
+    losses = iter([start, start, start + 9, start + 9])
+    found = run_range_test([0.01, 0.02, 0.04], lambda rate: None, lambda: next(losses), usual=1e-4)
+    assert found.learning_rate == pytest.approx((0.01 * 0.04) ** 0.7 * (3 * 1e-4) ** 0.3, rel=0.02)
+
+
 @pytest.mark.parametrize("factor", [1e-3, 1.0, 1e3])
 def test_it_scales_with_the_problem(factor):
     """A curvature a thousand times as large asks for rates a thousand times as small."""
