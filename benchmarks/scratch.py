@@ -27,11 +27,20 @@ class SmallCNN(nn.Module):
 
 
 class Head(nn.Module):
-    """A linear classifier of features that were computed before."""
+    """
+    A linear classifier of features that were computed before.
 
-    def __init__(self, width: int, classes: int) -> None:
+    Args:
+        width (`int`): Of the features.
+        classes (`int`): How many there are.
+        frozen (`int`): Parameters of the backbone that computed the features. Their values are not there, but they
+            count where someone asks how much of the model trains.
+    """
+
+    def __init__(self, width: int, classes: int, frozen: int) -> None:
         super().__init__()
         self.classifier = nn.Linear(width, classes)
+        self.backbone = nn.Parameter(torch.zeros(frozen, dtype=torch.int8), requires_grad=False)
 
     def forward(self, features: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         """Logits of shape (n, classes) for features of shape (n, width), and their mean loss."""

@@ -145,8 +145,8 @@ def make_trainer(
         iomt = IOMTTrainingArguments(**shared, lr_scheduler_kwargs=schedule_arguments, **method.settings)
         trainer = _MeasuredIOMTTrainer(args=iomt, **parts)
         # Everybody makes as many steps in all.
-        if tested := trainer.plan_range_test(total):
-            iomt.max_steps = total - tested
+        if trainer.plan_range_test(total):
+            iomt.max_steps = trainer.steps_beside_range_test(total)
         return trainer
     if method.kind == "single":
         (candidate,) = parse_candidates(method.settings["candidate"])

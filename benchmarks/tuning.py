@@ -101,7 +101,7 @@ def _model(experiment: Experiment, classes: int, train: Samples) -> nn.Module:
     if experiment.model in SCRATCH:
         return SCRATCH[experiment.model](classes)
     if experiment.tuning == "head":
-        return Head(train[0]["features"].shape[0], classes)
+        return Head(train[0]["features"].shape[0], classes, _count_backbone(model_path(experiment.model)))
     known = MODELS[experiment.model]
     auto: Any = {
         "images": AutoModelForImageClassification,
@@ -119,6 +119,15 @@ def _model(experiment: Experiment, classes: int, train: Samples) -> nn.Module:
     if experiment.cached:
         cut_layers(model, known.frozen_layers)
     return model  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _count_backbone(path: str) -> int:
+    from transformers import AutoConfig, AutoModelForImageClassification
+
+    with torch.device("meta"):
+        model = AutoModelForImageClassification.from_config(AutoConfig.from_pretrained(path))
+    return sum(parameter.numel() for parameter in model.base_model.parameters())
 
 
 def _add_lora(model: Any, experiment: Experiment) -> nn.Module:

@@ -11,6 +11,9 @@ from .optim import PRESETS, Candidate, has_relative_rates, parse_candidates, sca
 
 # Learning rates of AdamW and its like that are usual for what is trained: the unit without a range test.
 _NOMINAL_UNITS = {"lora": 1e-3, "head": 3e-3, "full": 5e-5}
+# The highest that a range test tries. Within so few steps no rate harms a head, whose loss is convex, nor adapters
+# that learn nothing.
+_HIGHEST_RATES = {"lora": 0.3, "head": 0.05, "full": 0.05}
 
 
 def candidate_text(args: Any) -> str:
@@ -39,6 +42,11 @@ def resolve_candidates(args: Any, model: nn.Module, find: Any, unit: float | Non
 def nominal_unit(model: nn.Module) -> float:
     """A usual learning rate of AdamW for what is trainable, see `kind_of_tuning`."""
     return _NOMINAL_UNITS[kind_of_tuning(model)]
+
+
+def highest_rate(model: nn.Module) -> float:
+    """The highest learning rate of AdamW that is worth a try for what is trainable."""
+    return _HIGHEST_RATES[kind_of_tuning(model)]
 
 
 def kind_of_tuning(model: nn.Module) -> str:

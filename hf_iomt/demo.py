@@ -150,7 +150,7 @@ def run_demo(
         }
         iomt_trainer = IOMTTrainer(tuned, IOMTTrainingArguments(**{**arguments, **shown}), **data)
         # The steps of the range test are among them.
-        iomt_trainer.args.max_steps = steps - iomt_trainer.plan_range_test(steps)
+        iomt_trainer.args.max_steps = iomt_trainer.steps_beside_range_test(steps)
         with tqdm(desc="IOMT", total=iomt_trainer.args.max_steps) as bar:
             iomt = _tune("IOMT, default settings", iomt_trainer, bar)
             tested = iomt_trainer.range_test

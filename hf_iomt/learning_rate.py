@@ -13,14 +13,14 @@ import torch
 from torch import nn
 from transformers import Trainer
 
-from .candidate_list import candidate_text, nominal_unit, resolve_candidates
+from .candidate_list import candidate_text, highest_rate, kind_of_tuning, nominal_unit, resolve_candidates
 from .generators import preserved_generators
 from .gradient_noise import GradientNoise
 from .json_files import write_json
 from .optim import InterleavedOptimizer, Snapshot, has_only_relative_rates, has_relative_rates, trainable_tensors
 from .probe import Probe
 from .race import FINALISTS
-from .range_test import GRADIENTS, RANGE_TEST_NAME, RangeTest, plan_rates, run_range_test
+from .range_test import RANGE_TEST_NAME, RangeTest, RangeTestPlan, plan_range_test, run_range_test
 from .running_metrics import kept_metrics
 from .samples import Group, count_items, draw_groups, mean_loss
 from .shards import reshard
@@ -63,13 +63,15 @@ class LearningRateMixin(_Base):
         """
         Run the range test where candidates depend on it, and write their learning rates into the optimizer.
 
-        Training then goes on from the parameters with the lowest loss that the test has reached, as from a warm-up.
+        Training of adapters or a head then goes on from the parameters with the lowest loss that the test has reached,
+        as from a warm-up. Where all of a model trains it begins at the initial ones: large rates lower the loss there,
+        too, and spoil features that it was pre-trained for.
         """
         if not has_relative_rates(candidate_text(self.args)):
             self.range_test = None
             return
-        rates = self._plan_rates(self.state.max_steps)
-        self.range_test = self._run_range_test(rates, optimizer) if rates else None
+        plan = self._plan_range_test(self.state.max_steps)
+        self.range_test = None if plan is None else self._run_range_test(plan, optimizer)
         if self.range_test is not None:
             logger.info(
                 "Range test: the learning rate is %g, after %d batches.",
@@ -77,7 +79,7 @@ class LearningRateMixin(_Base):
                 self.range_test.batches,
             )
             self.log({"iomt/range_test/learning_rate": self.range_test.learning_rate})
-        elif rates:
+        elif plan is not None:
             logger.warning("The range test found no learning rate: the loss rises from the first step on.")
         self._apply_unit(optimizer)
         self.save_range_test(str(self.args.output_dir))
@@ -87,8 +89,12 @@ class LearningRateMixin(_Base):
         How many batches the range test of a run of so many steps reads at most, each as large as that of a step. They
         come on top of the run's own steps. 0 where there is no test.
         """
-        rates = self._plan_rates(max_steps)
-        return GRADIENTS + len(rates) if rates else 0
+        plan = self._plan_range_test(max_steps)
+        return 0 if plan is None else plan.batches
+
+    def steps_beside_range_test(self, budget: int) -> int:
+        """The most steps of a run that come, with the batches of its range test, to no more than `budget`."""
+        return next((steps for steps in range(budget, 0, -1) if steps + self.plan_range_test(steps) <= budget), 0)
 
     def race_steps(self, max_steps: int) -> int:
         """
@@ -111,49 +117,53 @@ class LearningRateMixin(_Base):
         if self.range_test is not None and self.args.should_save:
             write_json(asdict(self.range_test), os.path.join(folder, RANGE_TEST_NAME))
 
-    def _plan_rates(self, max_steps: int) -> list[float]:
+    def _plan_range_test(self, max_steps: int) -> RangeTestPlan | None:
         if not has_relative_rates(candidate_text(self.args)):
-            return []
-        return plan_rates(nominal_unit(self.trained_module()), max_steps)
+            return None
+        model = self.trained_module()
+        return plan_range_test(nominal_unit(model), highest_rate(model), max_steps)
 
     def _apply_unit(self, optimizer: InterleavedOptimizer) -> None:
         model = self.trained_module()
         unit = None if self.range_test is None else self.range_test.learning_rate
         optimizer.replace_candidates(resolve_candidates(self.args, model, find_family(self.args, model), unit))
 
-    def _run_range_test(self, rates: list[float], optimizer: InterleavedOptimizer) -> RangeTest | None:
+    def _run_range_test(self, plan: RangeTestPlan, optimizer: InterleavedOptimizer) -> RangeTest | None:
         began = time.perf_counter()
         args = self.args
+        model = self.trained_module()
         if self.is_fsdp_enabled:
-            reshard(self.trained_module())
-        tensors = trainable_tensors(self.trained_module())
-        batches = self._draw_batches(GRADIENTS + len(rates))
+            reshard(model)
+        tensors, goes_on = trainable_tensors(model), kind_of_tuning(model) != "full"
+        batches = self._draw_batches(plan.batches)
         probe = Probe(self, _PROBE_SAMPLES)
-        parameters = [parameter for parameter in self.trained_module().parameters() if parameter.requires_grad]
-        # The best parameters so far, and nothing else: the test is over when they have been put back.
-        best = [Snapshot(tensors, storage=optimizer.storage)]
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        # Where training will begin, and nothing else: the test is over when they have been put back.
+        begin = [Snapshot(tensors, storage=optimizer.storage)]
 
         def keep() -> None:
-            best.clear()
-            best.append(Snapshot(tensors, storage=optimizer.storage))
+            if goes_on:
+                begin.clear()
+                begin.append(Snapshot(tensors, storage=optimizer.storage))
 
         try:
             with preserved_generators(args.seed), kept_metrics(self):
-                signal = self._measure_signal(parameters, batches)
+                signal = self._measure_signal(parameters, batches, plan.gradients)
                 step = self._make_step(parameters, batches)
                 found = run_range_test(
-                    rates,
+                    plan.rates,
                     step,
                     lambda: float(probe().mean()),
                     keep,
                     signal,
                     self.state.max_steps,
-                    nominal_unit(self.trained_module()),
+                    nominal_unit(model),
                 )
         finally:
-            best[0].restore()
+            begin[0].restore()
             self.model_wrapped.zero_grad()
-        return None if found is None else replace(found, seconds=time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        return None if found is None else replace(found, seconds=seconds, gradients=plan.gradients)
 
     def _draw_batches(self, count: int) -> Iterator[Group]:
         """Training batches as large as that of an optimizer step, without the samples of the probe."""
@@ -163,10 +173,10 @@ class LearningRateMixin(_Base):
             # From the start again where a stream is short.
             yield from draw_groups(self, per_step, per_step * count, skip=_PROBE_SAMPLES)
 
-    def _measure_signal(self, parameters: list[nn.Parameter], batches: Iterator[Group]) -> float | None:
+    def _measure_signal(self, parameters: list[nn.Parameter], batches: Iterator[Group], count: int) -> float | None:
         """Share of signal in the gradients at the present parameters."""
         noise = GradientNoise(parameters, lambda values: self.accelerator.reduce(values, "mean"))
-        for _ in range(GRADIENTS):
+        for _ in range(count):
             self._add_gradients(next(batches))
             noise.add()
             self.model_wrapped.zero_grad()

@@ -13,13 +13,12 @@ import numpy as np
 
 RANGE_TEST_NAME = "iomt_range_test.json"
 
-# Batches whose gradients are compared at the start, see `GradientNoise`.
-GRADIENTS = 8
-# Steps for each factor of ten: where there is room for fewer than the least there is no test.
-_PER_DECADE = (4, 6)
-# From this share to this multiple of the learning rate that is usual for what is trained, but not beyond the highest.
-_SPAN = (0.3, 1000.0)
-_HIGHEST = 1.0
+# Batches whose gradients are compared at the start, see `GradientNoise`, and at least so many steps for each factor of
+# ten. Where there is no room for the first there may be for the second, else there is no test.
+_PLANS = ((8, 4), (4, 3))
+_MOST_PER_DECADE = 6
+# The lowest rate as a share of the one that is usual for what is trained.
+_LOWEST = 0.3
 # Of the steps of the run.
 _SHARE = 0.15
 # The loss is clearly worse than its minimum so far where it has risen by this share of the start's loss ...
@@ -59,6 +58,7 @@ class RangeTest:
             finite. One more than `rates`.
         seconds (`float`): How long it took.
         signal (`float`, *optional*): Share of signal in the gradients at the start, see `GradientNoise`.
+        gradients (`int`, *optional*): Batches whose gradients were compared for it.
     """
 
     learning_rate: float
@@ -66,41 +66,63 @@ class RangeTest:
     losses: list[float | None] = field(default_factory=list)
     seconds: float = 0.0
     signal: float | None = None
+    gradients: int = 0
 
     @property
     def batches(self) -> int:
         """Batches that it has read, each as large as that of an optimizer step."""
-        return GRADIENTS + len(self.rates)
+        return self.gradients + len(self.rates)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> RangeTest | None:
         """What was written as JSON; `None` where there is no such file, or something else in it."""
         try:
             found = cls(**json.loads(Path(path).read_text(encoding="utf-8")))
-            return found if 0 < found.learning_rate <= _HIGHEST else None
+            return found if 0 < found.learning_rate <= 1 else None
         except (OSError, ValueError, TypeError):
             return None
 
 
-def plan_rates(usual: float, steps: int) -> list[float]:
+@dataclass(frozen=True)
+class RangeTestPlan:
     """
-    Learning rates from 0.3 to a thousand times the usual one, at most 1, by equal factors: 6 to a factor of ten, fewer
-    where a run has few steps.
+    What a range test reads.
+
+    Args:
+        gradients (`int`): Batches whose gradients are compared.
+        rates (`list[float]`): Learning rates of the steps, ascending.
+    """
+
+    gradients: int
+    rates: list[float]
+
+    @property
+    def batches(self) -> int:
+        """Batches at most, each as large as that of an optimizer step."""
+        return self.gradients + len(self.rates)
+
+
+def plan_range_test(usual: float, highest: float, steps: int) -> RangeTestPlan | None:
+    """
+    Learning rates from 0.3 times the usual to the highest by equal factors: 6 to a factor of ten, and 8 gradients;
+    fewer where a run has few steps.
 
     Args:
         usual (`float`): A learning rate that is usual for what is trained.
-        steps (`int`): Steps of the whole run. The test reads at most 15 % as many batches: `GRADIENTS`, and one for
-            each rate.
+        highest (`float`): The highest rate that is worth a try.
+        steps (`int`): Steps of the whole run. The test reads at most 15 % as many batches.
 
     Returns:
-        The rates, ascending; empty where there is no room for a test.
+        The plan; `None` where there is no room for a test.
     """
-    lowest, highest = usual * _SPAN[0], min(usual * _SPAN[1], _HIGHEST)
+    lowest = usual * _LOWEST
     decades = math.log10(highest / lowest)
-    per_decade = min((_SHARE * steps - GRADIENTS) / decades, _PER_DECADE[1])
-    if per_decade < _PER_DECADE[0]:
-        return []
-    return [float(rate) for rate in np.geomspace(lowest, highest, int(per_decade * decades))]
+    for gradients, least in _PLANS:
+        per_decade = min((_SHARE * steps - gradients) / decades, _MOST_PER_DECADE)
+        if per_decade >= least:
+            rates = np.geomspace(lowest, highest, int(per_decade * decades))
+            return RangeTestPlan(gradients, [float(rate) for rate in rates])
+    return None
 
 
 def run_range_test(
@@ -129,8 +151,8 @@ def run_range_test(
             plateau a lower loss is chance, and what large rates do to a model there is not always good.
         signal (`float`, *optional*): What `GradientNoise` has found before.
         steps (`int`, *optional*): Steps of the run that follows.
-        usual (`float`, *optional*): The learning rate that is usual for what is trained, as for `plan_rates`; what the
-            test finds counts alone if left out.
+        usual (`float`, *optional*): The learning rate that is usual for what is trained; what the test
+            finds counts alone if left out.
 
     Returns:
         What was found, or `None` where the loss was not finite, or risen, from the first step on.

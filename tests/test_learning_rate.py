@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from hf_iomt import IOMTTrainer, IOMTTrainingArguments
 from hf_iomt.optim import PRESETS, parse_candidates, scale_rates
 from hf_iomt.probe import Probe
-from hf_iomt.range_test import GRADIENTS, RANGE_TEST_NAME, RangeTest
+from hf_iomt.range_test import RANGE_TEST_NAME, RangeTest
 
 # The least number of steps with a range test is 148 for an adapter.
 STEPS = 150
@@ -78,6 +78,15 @@ def test_rates_are_multiples_of_what_was_found(tmp_path):
     assert [entry["step"] for entry in logged] == [0]
 
 
+def test_the_steps_of_a_budget_leave_room_for_the_test_that_they_get(tmp_path):
+    trainer = make(tmp_path)
+    for budget in (1, 80, 95, 130, 160, 1000):
+        steps = trainer.steps_beside_range_test(budget)
+        assert steps + trainer.plan_range_test(steps) <= budget
+        assert steps == budget or steps + 1 + trainer.plan_range_test(steps + 1) > budget
+    assert trainer.plan_range_test(80) == 0 and trainer.plan_range_test(trainer.steps_beside_range_test(130)) > 0
+
+
 @pytest.mark.parametrize("settings", [{}, {"gradient_accumulation_steps": 2}, {"max_grad_norm": 0.05}], ids=str)
 def test_its_losses_are_those_of_a_loop_written_out(tmp_path, settings):
     model, texts = tiny.lora(dropout=0.0), tiny.Texts(400)
@@ -98,15 +107,16 @@ def test_its_losses_are_those_of_a_loop_written_out(tmp_path, settings):
 
     probe, rest = order[:32], order[32:]
     gradients = []
-    for number in range(GRADIENTS):
+    count = trainer.range_test.gradients
+    for number in range(count):
         start.zero_grad()
         loss(rest[number * size :][:size]).backward()
         gradients.append(torch.cat([item.grad.flatten() for item in parameters]).double())
     squares = sum(gradient**2 for gradient in gradients)
     ratios = (sum(gradients) ** 2 / squares)[squares > 0]
-    assert trainer.range_test.signal == pytest.approx(float((ratios.mean() - 1) / (GRADIENTS - 1)), rel=1e-3)
+    assert trainer.range_test.signal == pytest.approx(float((ratios.mean() - 1) / (count - 1)), rel=1e-3)
     expected = [float(loss(probe).detach())]
-    for number, rate in enumerate(trainer.range_test.rates, GRADIENTS):
+    for number, rate in enumerate(trainer.range_test.rates, count):
         optimizer.zero_grad()
         loss(rest[number * size :][:size]).backward()
         torch.nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
@@ -131,6 +141,18 @@ def test_training_begins_at_the_best_parameters_of_the_test(tmp_path):
         if parameter.requires_grad:
             parameter.data.copy_(begin.values[name])
     assert float(Probe(trainer, 32)().mean()) == pytest.approx(min(losses), rel=1e-5)
+
+
+def test_where_all_of_a_model_trains_training_begins_at_its_initial_parameters(tmp_path):
+    begin = Beginning()
+    model = tiny.bert()
+    before = tiny.values(model)
+    trainer = make(tmp_path, model, [begin])
+    trainer.train()
+    losses = trainer.range_test.losses
+    # Something was learned: adapters and heads would go on from there.
+    assert min(losses) < 0.95 * losses[0]
+    assert all(torch.equal(before[name], begin.values[name]) for name in before)
 
 
 def test_it_leaves_the_generators_as_they_were(tmp_path):
@@ -212,7 +234,7 @@ def test_rates_that_the_test_has_covered_do_not_race(tmp_path, candidates, phase
 
 
 def test_without_room_for_a_test_they_race(tmp_path):
-    trainer = make(tmp_path, iomt_candidates="auto", max_steps=100)
+    trainer = make(tmp_path, iomt_candidates="auto", max_steps=80)
     trainer.train()
     assert trainer.range_test is None and trainer.iomt_history[0]["phase"] == "race"
 

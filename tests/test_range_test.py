@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from hf_iomt.range_test import GRADIENTS, RangeTest, plan_rates, run_range_test
+from hf_iomt.range_test import RangeTest, plan_range_test, run_range_test
 
 
 class Valley:
@@ -26,20 +26,24 @@ class Valley:
 
 
 def test_rates_rise_by_equal_factors_around_the_usual_one():
-    rates = plan_rates(5e-5, 10_000)
-    assert rates[0] == pytest.approx(1.5e-5) and rates[-1] == pytest.approx(0.05)
-    np.testing.assert_allclose(np.diff(np.log(rates)), np.log(rates[1] / rates[0]))
+    plan = plan_range_test(5e-5, 0.05, 10_000)
+    assert plan.rates[0] == pytest.approx(1.5e-5) and plan.rates[-1] == pytest.approx(0.05)
+    np.testing.assert_allclose(np.diff(np.log(plan.rates)), np.log(plan.rates[1] / plan.rates[0]))
     # Six to a factor of ten.
-    assert len(rates) == int(6 * math.log10(1000 / 0.3))
-    assert plan_rates(3e-3, 10_000)[-1] == pytest.approx(1)
+    assert len(plan.rates) == int(6 * math.log10(1000 / 0.3))
+    assert plan.gradients == 8 and plan.batches == 8 + len(plan.rates)
+    assert plan_range_test(3e-3, 0.05, 10_000).rates[-1] == pytest.approx(0.05)
 
 
-def test_a_test_takes_a_share_of_the_run_and_no_less_than_four_steps_to_a_factor_of_ten():
+@pytest.mark.parametrize("gradients, per_decade", [(8, 4), (4, 3)])
+def test_a_test_takes_a_share_of_the_run_and_not_too_few_steps_to_a_factor_of_ten(gradients, per_decade):
     decades = math.log10(1000 / 0.3)
-    assert len(plan_rates(5e-5, 180)) == 27 - GRADIENTS
-    least = math.ceil((4 * decades + GRADIENTS) / 0.15)
-    assert len(plan_rates(5e-5, least)) == int(4 * decades)
-    assert plan_rates(5e-5, least - 1) == []
+    least = math.ceil((per_decade * decades + gradients) / 0.15)
+    plan = plan_range_test(5e-5, 0.05, least)
+    assert plan.gradients == gradients and len(plan.rates) == int(per_decade * decades)
+    assert all(plan_range_test(5e-5, 0.05, steps).batches <= 0.15 * steps for steps in range(least, least + 40))
+    fewer = plan_range_test(5e-5, 0.05, least - 1)
+    assert fewer is None if gradients == 4 else fewer.gradients == 4
 
 
 def test_the_rate_is_the_share_of_signal_of_the_last_harmless_one():
@@ -51,7 +55,7 @@ def test_the_rate_is_the_share_of_signal_of_the_last_harmless_one():
     assert len(found.losses) == len(found.rates) + 1 and found.losses[0] == 50.0
     assert found.rates[-1] < 1 and found.losses[-1] > min(found.losses) + 0.1 * 50
     assert 0.5 * 100 * valley.kept[-1] ** 2 == pytest.approx(min(found.losses))
-    assert found.signal == 0.25 and found.batches == GRADIENTS + len(found.rates)
+    assert found.signal == 0.25 and found.batches == len(found.rates)
 
 
 @pytest.mark.parametrize("signal, share", [(0.5, 0.5), (1.3, 1.0), (0.01, 0.04), (-0.2, 0.04), (None, 0.04)])
