@@ -92,11 +92,18 @@ def run_one(experiment: Experiment, name: str, seed: int, path: Path, command: s
     return result
 
 
+def unavailable_methods(experiments: list[Experiment]) -> dict[str, str]:
+    """The methods that cannot run here, with the reason."""
+    names = {name: METHODS[name] for item in experiments for name in expand(item.methods, item.tuning)}
+    return {name: method.reason_against for name, method in names.items() if method.reason_against is not None}
+
+
 def pending_runs(
     experiments: list[Experiment], methods: list[str] | None, seeds: list[int] | None, results: Path
-) -> tuple[list[Job], dict[str, str]]:
-    """What has no result yet, the seeds one after the other; and the methods that cannot run, with the reason."""
-    pending, unavailable = [], {}
+) -> list[Job]:
+    """What can run and has no result yet, the seeds one after the other."""
+    pending = []
+    unavailable = unavailable_methods(experiments)
     for seed in sorted({seed for experiment in experiments for seed in seeds or experiment.seeds}):
         for experiment in experiments:
             if seed not in experiment.seeds:
@@ -108,13 +115,10 @@ def pending_runs(
                 else [name for name in expand(tuple(methods), experiment.tuning) if name in names]
             )
             for name in chosen:
-                reason = METHODS[name].reason_against
                 path = result_path(experiment, name, seed, results)
-                if reason is not None:
-                    unavailable[name] = reason
-                elif not is_finished(path, describe(experiment, name, seed)):
+                if name not in unavailable and not is_finished(path, describe(experiment, name, seed)):
                     pending.append((experiment, name, seed, path))
-    return pending, unavailable
+    return pending
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -135,17 +139,20 @@ def main(argv: list[str] | None = None) -> None:
     unknown = [name for name in arguments.experiments or [] if name not in known]
     if unknown:
         parser.error(f"unknown experiment {unknown[0]!r} of the tier {arguments.tier}; known: {', '.join(known)}")
+    # Of the whole tier, so that a run of a part of it does not forget what others have left out.
+    unavailable = unavailable_methods(experiments)
     if arguments.experiments:
         experiments = [item for name in arguments.experiments for item in experiments if item.name == name]
-    pending, unavailable = pending_runs(experiments, arguments.methods, arguments.seeds, arguments.results)
+    pending = pending_runs(experiments, arguments.methods, arguments.seeds, arguments.results)
     for name, reason in unavailable.items():
         print(f"left out: {name}: {reason}", flush=True)
     if arguments.list:
         for experiment, name, seed, _ in pending:
             print(f"{experiment.name}: {name}, seed {seed}")
         return
-    if unavailable:
-        write_json(unavailable, arguments.results / UNAVAILABLE_NAME)
+    path = arguments.results / UNAVAILABLE_NAME
+    if unavailable != (json.loads(path.read_text()) if path.exists() else {}):
+        write_json(unavailable, path)
     command = "python -m benchmarks run " + " ".join(argv if argv is not None else sys.argv[1:])
     failed = run_all(pending, command, arguments.jobs)
     if failed:

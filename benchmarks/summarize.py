@@ -64,9 +64,10 @@ def summarize(experiments: Mapping[str, Runs], folder: Path) -> None:
 
 def _unavailable(folder: Path) -> list[str]:
     path = folder / UNAVAILABLE_NAME
-    if not path.exists():
-        return []
-    return ["Not run:", "\n".join(f"- {name}: {reason}" for name, reason in json.loads(path.read_text()).items())]
+    unavailable = json.loads(path.read_text()) if path.exists() else {}
+    return (
+        ["Not run:", "\n".join(f"- {name}: {reason}" for name, reason in unavailable.items())] if unavailable else []
+    )
 
 
 def _write(path: Path, parts: list[str]) -> None:

@@ -8,11 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks.run import main, read_results
+from benchmarks.experiment import load_tier
+from benchmarks.methods import METHODS as benchmark_methods
+from benchmarks.run import UNAVAILABLE_NAME, main, pending_runs, read_results, unavailable_methods
 from benchmarks.summarize import main as summarize
 from hf_iomt.json_files import write_json
 
@@ -34,6 +37,25 @@ def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     main(["--methods", *METHODS, "--results", str(folder), "--jobs", "2"])
     return folder
+
+
+def test_what_cannot_run_is_listed_whichever_part_is_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(
+        benchmark_methods, "prodigy", replace(benchmark_methods["prodigy"], requires="a_package_of_nobody")
+    )
+    tier = [replace(item, methods=("sgdm:lr=0.1", "prodigy")) for item in load_tier("smoke")]
+    monkeypatch.setattr("benchmarks.run.load_tier", lambda name: tier)
+    reason = {"prodigy": "the package a_package_of_nobody is not installed"}
+    assert unavailable_methods(tier) == reason
+    assert {name for _, name, _, _ in pending_runs(tier, None, None, tmp_path)} == {"sgdm:lr=0.1"}
+    monkeypatch.setattr("benchmarks.run.run_all", lambda *arguments: 0)
+    main(["--methods", "sgdm:lr=0.1", "--results", str(tmp_path)])
+    assert json.loads((tmp_path / UNAVAILABLE_NAME).read_text()) == reason
+    assert "left out: prodigy" in capsys.readouterr().out
+    # Installed meanwhile.
+    monkeypatch.setitem(benchmark_methods, "prodigy", replace(benchmark_methods["prodigy"], requires="torch"))
+    main(["--methods", "sgdm:lr=0.1", "--results", str(tmp_path)])
+    assert json.loads((tmp_path / UNAVAILABLE_NAME).read_text()) == {}
 
 
 def test_results_hold_what_a_reader_needs(results):
