@@ -13,7 +13,7 @@ from .optim import PRESETS, Candidate, has_relative_rates, parse_candidates, sca
 _NOMINAL_UNITS = {"lora": 1e-3, "head": 3e-3, "full": 5e-5}
 # The highest that a range test tries. Within so few steps no rate harms a head, whose loss is convex, nor adapters
 # that learn nothing.
-_HIGHEST_RATES = {"lora": 0.3, "head": 0.05, "full": 0.05}
+_HIGHEST_RATES = {"lora": 0.3, "head": 0.03, "full": 0.05}
 
 
 def candidate_text(args: Any) -> str:

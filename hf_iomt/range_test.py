@@ -140,8 +140,8 @@ def run_range_test(
     After Smith, *Cyclical Learning Rates for Training Neural Networks* (2017). The last rate that did no harm is about
     the largest that gradients without noise could take; what comes out is that rate times the share of signal in the
     gradients (McCandlish et al., *An Empirical Model of Large-Batch Training*, 2018). For more than 300 steps it falls
-    with their third root (Bjorck et al., *Scaling Optimal LR Across Token Horizons*, 2024). Where a few steps
-    teach little, what is usual counts as well.
+    with their third root (Bjorck et al., *Scaling Optimal LR Across Token Horizons*, 2024). Where a few
+    steps teach little, what is usual counts as well.
 
     Args:
         rates (`Iterable[float]`): Learning rates, ascending.
