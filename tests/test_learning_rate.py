@@ -39,10 +39,12 @@ class Beginning(TrainerCallback):
             self.values, self.generator = tiny.values(model), torch.get_rng_state()
 
 
-def make(path, model=None, callbacks=None, **settings):
+def make(path, model=None, callbacks=None, loss=None, **settings):
     settings = {"iomt_candidates": RELATIVE, "max_steps": STEPS, "iomt_transferability": "off", **settings}
     args = IOMTTrainingArguments(**tiny.quiet(path, **settings))
-    return IOMTTrainer(model or tiny.lora(), args, train_dataset=tiny.Texts(), callbacks=callbacks)
+    return IOMTTrainer(
+        model or tiny.lora(), args, train_dataset=tiny.Texts(), callbacks=callbacks, compute_loss_func=loss
+    )
 
 
 def names(trainer):
@@ -59,6 +61,21 @@ def test_without_room_for_a_test_the_usual_rate_counts(tmp_path, kind, unit):
     assert trainer.range_test is None and not (tmp_path / RANGE_TEST_NAME).exists()
     expected = parse_candidates(scale_rates(PRESETS["auto"], unit))
     assert list(trainer.interleaved_optimizer.candidates) == expected
+
+
+@pytest.mark.parametrize("kind, highest", [("lora", 0.3), ("head", 0.03), ("full", 0.05)])
+def test_no_rate_of_the_test_is_beyond_what_is_worth_a_try(tmp_path, kind, highest):
+    """Also where no rate does harm, as here, where the loss does not depend on what trains."""
+    model = tiny.lora() if kind == "lora" else tiny.bert()
+    if kind == "head":
+        model.bert.requires_grad_(False)
+
+    def loss(outputs, labels, **kwargs):
+        return 0.0 * outputs["logits"].sum() + 1.0
+
+    trainer = make(tmp_path, model, loss=loss, iomt_candidates="auto")
+    trainer.train()
+    assert trainer.range_test.rates[-1] == pytest.approx(highest)
 
 
 def test_rates_are_multiples_of_what_was_found(tmp_path):
