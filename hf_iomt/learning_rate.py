@@ -150,20 +150,11 @@ class LearningRateMixin(_Base):
             with preserved_generators(args.seed), kept_metrics(self):
                 signal = self._measure_signal(parameters, batches, plan.gradients)
                 step = self._make_step(parameters, batches)
-                found = run_range_test(
-                    plan.rates,
-                    step,
-                    lambda: float(probe().mean()),
-                    keep,
-                    signal,
-                    self.state.max_steps,
-                    nominal_unit(model),
-                )
+                found = run_range_test(plan, step, lambda: float(probe().mean()), keep, signal, self.state.max_steps)
         finally:
             begin[0].restore()
             self.model_wrapped.zero_grad()
-        seconds = time.perf_counter() - began
-        return None if found is None else replace(found, seconds=seconds, gradients=plan.gradients)
+        return None if found is None else replace(found, seconds=time.perf_counter() - began)
 
     def _draw_batches(self, count: int) -> Iterator[Group]:
         """Training batches as large as that of an optimizer step, without the samples of the probe."""

@@ -156,8 +156,9 @@ class PublishingMixin(_Base):
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Push while training as Trainer does, with the card as of now, and warn where a push fails."""
         running = self._push_jobs()
-        pushes = self.args.hub_always_push or all(job.done() for job in running)
-        if pushes and self.args.hub_strategy != HubStrategy.END and self.is_world_process_zero():
+        # A push that has not ended, with `hub_always_push`, may read the card while it is written.
+        idle = all(job.done() for job in running)
+        if idle and self.args.hub_strategy != HubStrategy.END and self.is_world_process_zero():
             self._is_pushing = True
             try:
                 # As `push_to_hub` names it.

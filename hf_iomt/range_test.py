@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -86,13 +86,15 @@ class RangeTest:
 @dataclass(frozen=True)
 class RangeTestPlan:
     """
-    What a range test reads.
+    What a range test reads, and what it begins with.
 
     Args:
+        usual (`float`): A learning rate that is usual for what is trained.
         gradients (`int`): Batches whose gradients are compared.
         rates (`list[float]`): Learning rates of the steps, ascending.
     """
 
+    usual: float
     gradients: int
     rates: list[float]
 
@@ -121,18 +123,17 @@ def plan_range_test(usual: float, highest: float, steps: int) -> RangeTestPlan |
         per_decade = min((_SHARE * steps - gradients) / decades, _MOST_PER_DECADE)
         if per_decade >= least:
             rates = np.geomspace(lowest, highest, int(per_decade * decades))
-            return RangeTestPlan(gradients, [float(rate) for rate in rates])
+            return RangeTestPlan(usual, gradients, [float(rate) for rate in rates])
     return None
 
 
 def run_range_test(
-    rates: Iterable[float],
+    plan: RangeTestPlan,
     step: Callable[[float], None],
     probe: Callable[[], float],
     keep: Callable[[], None] = lambda: None,
     signal: float | None = None,
     steps: int = _SHORT_RUN,
-    usual: float | None = None,
 ) -> RangeTest | None:
     """
     Train at rising learning rates until the loss has clearly risen twice, or no longer moves.
@@ -140,19 +141,17 @@ def run_range_test(
     After Smith, *Cyclical Learning Rates for Training Neural Networks* (2017). The last rate that did no harm is about
     the largest that gradients without noise could take; what comes out is that rate times the share of signal in the
     gradients (McCandlish et al., *An Empirical Model of Large-Batch Training*, 2018). For more than 300 steps it falls
-    with their third root (Bjorck et al., *Scaling Optimal LR Across Token Horizons*, 2024). Where a few
-    steps teach little, what is usual counts as well.
+    with their third root (Bjorck et al., *Scaling Optimal LR Across Token Horizons*, 2024). Where a few steps
+    teach little, what is usual counts as well.
 
     Args:
-        rates (`Iterable[float]`): Learning rates, ascending.
+        plan ([`RangeTestPlan`]): The rates.
         step (`Callable[[float], None]`): Makes a training step at a learning rate.
         probe (`Callable[[], float]`): Loss on fixed samples that `step` does not train on.
         keep (`Callable`, *optional*): Called where the loss is the lowest so far, and something has been learned: on a
             plateau a lower loss is chance, and what large rates do to a model there is not always good.
         signal (`float`, *optional*): What `GradientNoise` has found before.
         steps (`int`, *optional*): Steps of the run that follows.
-        usual (`float`, *optional*): The learning rate that is usual for what is trained; what the test
-            finds counts alone if left out.
 
     Returns:
         What was found, or `None` where the loss was not finite, or risen, from the first step on.
@@ -162,7 +161,7 @@ def run_range_test(
     if not math.isfinite(losses[0]):
         return None
     lowest = harmless = rises = 0
-    for rate in rates:
+    for rate in plan.rates:
         step(rate)
         tried.append(rate)
         losses.append(probe())
@@ -180,11 +179,11 @@ def run_range_test(
         return None
     share = max(signal or 0.0, _LEAST_SIGNAL) if _has_learned(losses, lowest) else _LEAST_SIGNAL
     found = tried[harmless - 1] * min(share, 1.0)
-    if usual is not None:
-        weight = _weight_of_usual(losses[0], losses[lowest])
-        found = found ** (1 - weight) * (_USUAL_FACTOR * usual) ** weight
+    weight = _weight_of_usual(losses[0], losses[lowest])
+    found = found ** (1 - weight) * (_USUAL_FACTOR * plan.usual) ** weight
     unit = found * max(steps / _SHORT_RUN, 1.0) ** _HORIZON
-    return RangeTest(float(f"{unit:.2g}"), tried, [_finite(loss) for loss in losses], signal=signal)
+    finite = [loss if math.isfinite(loss) else None for loss in losses]
+    return RangeTest(float(f"{unit:.2g}"), tried, finite, signal=signal, gradients=plan.gradients)
 
 
 def _has_learned(losses: list[float], lowest: int) -> bool:
@@ -204,7 +203,3 @@ def _is_dead(losses: list[float], lowest: int) -> bool:
 def _weight_of_usual(start: float, lowest: float) -> float:
     left = min(max(lowest / start, 0.0), 1.0) if start > 0 else 1.0
     return _USUAL_WEIGHT * left**_USUAL_POWER
-
-
-def _finite(loss: float) -> float | None:
-    return loss if math.isfinite(loss) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import hub
@@ -86,6 +87,31 @@ def warnings_of(caplog, count):
             assert len(told) == count
             return told
         time.sleep(0.01)
+
+
+class Overtaking(IOMTTrainer):
+    """The push of the first save has not ended when the second one begins."""
+
+    cards = ()
+
+    def _push_from_checkpoint(self, folder):
+        super()._push_from_checkpoint(folder)
+        self.cards += ((Path(self.args.output_dir) / "README.md").read_bytes(),)
+        if len(self.cards) == 1:
+            self.slow = Future()
+            self.push_in_progress.jobs.append(self.slow)
+        else:
+            self.slow.set_result(None)
+
+
+def test_a_card_is_not_written_while_a_push_may_read_it(served, tmp_path):
+    trainer = make(tmp_path / "run", cls=Overtaking, hub_strategy="every_save", hub_always_push=True)
+    trainer.train()
+    assert len(served.commits[REPOSITORY]) == 2
+    first, second = trainer.cards
+    assert first == second and b"## How the optimizer was chosen" in first
+    trainer.push_to_hub()
+    assert served.commits[REPOSITORY][-1][1]["README.md"] != first
 
 
 @pytest.mark.parametrize("strategy", [item.value for item in HubStrategy])

@@ -15,6 +15,7 @@ from transformers import (
 
 from benchmarks import data, models, tuning
 from benchmarks.experiment import Experiment
+from hf_iomt.candidate_list import kind_of_tuning
 
 
 @pytest.fixture
@@ -66,6 +67,10 @@ def test_features_are_what_the_frozen_backbone_gives_the_head(files):
         expected = backbone(pixel_values=batch_of(whole.test)["pixel_values"]).logits
         found = task.model(**batch_of(task.test))["logits"]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    # A trainer sees the same share of the model train as with the backbone.
+    frozen = sum(item.numel() for item in task.model.parameters() if not item.requires_grad)
+    assert frozen == sum(item.numel() for item in backbone.base_model.parameters())
+    assert kind_of_tuning(task.model) == "head" and kind_of_tuning(whole.model) == "full"
     # A second process reads what the first has written.
     before = {path: path.stat().st_mtime_ns for path in (files / "cache").iterdir()}
     tuning._samples.cache_clear()
