@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hf_iomt import InterleavedOptimizer, Interleaving, IOMTTrainingArguments, Selector
 from hf_iomt.cycle_plan import plan_cycles
 from hf_iomt.optim import PRESETS, get_family, parse_candidates
-from hf_iomt.race import plan_race
+from hf_iomt.race_plan import plan_race
 from hf_iomt.selection import ParameterProjection
 
 from .function_problems import Problem, values_at
@@ -101,7 +101,7 @@ def interleave(
     point = torch.nn.Parameter(torch.tensor(start, dtype=torch.float64))
     optimizer = InterleavedOptimizer([point], GRID)
     args = IOMTTrainingArguments("unused", use_cpu=True, report_to="none", iomt_candidates="paper", **METHODS[method])
-    race = plan_race(len(GRID), args.iomt_race_steps or 0, steps)
+    race = plan_race(range(len(GRID)), args.iomt_race_steps or 0, steps)
     switch_steps, initial_cycles = plan_cycles(args, steps - (race.total_steps if race is not None else 0), None)
 
     @torch.no_grad()

@@ -85,7 +85,7 @@ def _train(work: str, folder: str) -> dict[str, Any]:
         from hf_iomt import IOMTTrainer, IOMTTrainingArguments
         from hf_iomt.memory import memory_need
         from hf_iomt.optim import trainable_tensors
-        from hf_iomt.race import plan_race
+        from hf_iomt.race_plan import plan_race
 
         if part == "full":
             settings = {**settings, "iomt_switch_steps": 5, "iomt_transferability": "0.5", **_FULL[method]}
@@ -101,7 +101,7 @@ def _train(work: str, folder: str) -> dict[str, Any]:
         trainer.evaluate(parts["eval_dataset"])
     if method != _BASELINE:
         optimizer = trainer.interleaved_optimizer
-        race = plan_race(len(optimizer.candidates), args.iomt_race_steps, args.max_steps)
+        race = plan_race(range(len(optimizer.candidates)), args.iomt_race_steps, args.max_steps)
         found = memory_need(trainable_tensors(trainer.model), optimizer, trainer.interleaving.settings, race)
         need = {
             "parameters_mib": found.parameters / _MIB,

@@ -17,7 +17,8 @@ from .interleaving_settings import InterleavingSettings
 from .optim import InterleavedOptimizer
 from .overfitting import OverfittingWatch
 from .overflow import OverflowWatch
-from .race import Race, RacePlan
+from .race import Race
+from .race_plan import RacePlan
 from .selection import Choice, CycleRecord, ParameterProjection, Selector, as_dictionaries, as_metrics, score
 from .step_shares import format_shares, share_metrics
 

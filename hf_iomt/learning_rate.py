@@ -1,8 +1,9 @@
-"""Finds the unit of a trainer's relative learning rates before its first step."""
+"""Finds the unit of learning rates before a trainer's first step, and leaves out candidates that are far from it."""
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -19,11 +20,12 @@ from .gradient_noise import GradientNoise
 from .json_files import write_json
 from .optim import InterleavedOptimizer, Snapshot, has_only_relative_rates, has_relative_rates, trainable_tensors
 from .probe import Probe
-from .race import FINALISTS
+from .race_plan import FINALISTS
 from .range_test import RANGE_TEST_NAME, RangeTest, RangeTestPlan, plan_range_test, run_range_test
 from .running_metrics import kept_metrics
 from .samples import Group, count_items, draw_groups, mean_loss
 from .shards import reshard
+from .stride import choose_entrants, measure_strides
 from .trainer_families import find_family
 
 logger = logging.getLogger(__name__)
@@ -43,45 +45,62 @@ if TYPE_CHECKING:
 
         def trained_module(self) -> nn.Module: ...
 
+        @property
+        def steps_planned(self) -> int: ...
+
+        def plan_again(self) -> None: ...
+
 else:
     _Base = object
 
 
 class LearningRateMixin(_Base):
     """
-    Gives relative learning rates, such as those of `iomt_candidates="auto"`, their unit.
+    Gives relative learning rates, such as those of `iomt_candidates="auto"`, their unit, and of many candidates leaves
+    out those whose steps are far too large or small by it.
 
     Attributes:
-        range_test ([`RangeTest`], *optional*): What the range test has found; `None` where there was none, because no
-            rate is relative or the run is too short.
+        range_test ([`RangeTest`], *optional*): What the range test has found; `None` where there was none, because
+            nothing depends on it or the run is too short.
     """
 
     args: IOMTTrainingArguments
     range_test: RangeTest | None = None
 
+    @property
+    def entrants(self) -> list[int]:
+        """Indices of the candidates that are raced and interleaved, the one that is trusted most first."""
+        test = self.range_test
+        if test is None or not test.strides:
+            return list(range(len(self.interleaved_optimizer.candidates)))
+        return choose_entrants([math.inf if item is None else item for item in test.strides], test.learning_rate)
+
     def scale_candidates(self, optimizer: InterleavedOptimizer) -> None:
         """
-        Run the range test where candidates depend on it, and write their learning rates into the optimizer.
+        Run the range test where candidates depend on it, write their learning rates into the optimizer, and plan for
+        those that stay.
 
         Training of adapters or a head then goes on from the parameters with the lowest loss that the test has reached,
         as from a warm-up. Where all of a model trains it begins at the initial ones: large rates lower the loss there,
         too, and spoil features that it was pre-trained for.
         """
-        if not has_relative_rates(candidate_text(self.args)):
-            self.range_test = None
+        self.range_test = None
+        plan = self._range_test_planner()(self.state.max_steps)
+        if plan is None:
+            self._apply_unit(optimizer)
             return
-        plan = self._plan_range_test(self.state.max_steps)
-        self.range_test = None if plan is None else self._run_range_test(plan, optimizer)
-        if self.range_test is not None:
-            logger.info(
-                "Range test: the learning rate is %g, after %d batches.",
-                self.range_test.learning_rate,
-                self.range_test.batches,
-            )
-            self.log({"iomt/range_test/learning_rate": self.range_test.learning_rate})
-        elif plan is not None:
-            logger.warning("The range test found no learning rate: the loss rises from the first step on.")
+        found = self._run_range_test(plan, optimizer)
+        self.range_test = found
         self._apply_unit(optimizer)
+        if found is None:
+            logger.warning("The range test found no learning rate: the loss rises from the first step on.")
+            return
+        logger.info("Range test: the learning rate is %g, after %d batches.", found.learning_rate, found.batches)
+        self.log({"iomt/range_test/learning_rate": found.learning_rate})
+        if plan.strides:
+            self.range_test = replace(found, strides=self._measure_strides(optimizer))
+            self._log_left_out(optimizer)
+            self.plan_again()
         self.save_range_test(str(self.args.output_dir))
 
     def plan_range_test(self, max_steps: int) -> int:
@@ -89,44 +108,72 @@ class LearningRateMixin(_Base):
         How many batches the range test of a run of so many steps reads at most, each as large as that of a step. They
         come on top of the run's own steps. 0 where there is no test.
         """
-        plan = self._plan_range_test(max_steps)
+        plan = self._range_test_planner()(max_steps)
         return 0 if plan is None else plan.batches
 
     def steps_beside_range_test(self, budget: int) -> int:
         """The most steps of a run that come, with the batches of its range test, to no more than `budget`."""
-        return next((steps for steps in range(budget, 0, -1) if steps + self.plan_range_test(steps) <= budget), 0)
+        planner = self._range_test_planner()
+
+        def taken(steps: int) -> int:
+            plan = planner(steps)
+            return steps if plan is None else steps + plan.batches
+
+        return next((steps for steps in range(budget, 0, -1) if taken(steps) <= budget), 0)
 
     def race_steps(self, max_steps: int) -> int:
         """
         Steps of a finalist of the race; 0 where none is needed: a race of few candidates shows those that destroy the
-        model, and a range test shows that, too, where they are rates of one family around what it finds.
+        model, and a range test shows that, too, where they are rates of one family around what it finds, or are left
+        of many by their strides.
         """
         optimizer = self.interleaved_optimizer
         tested = has_only_relative_rates(candidate_text(self.args)) and self.plan_range_test(max_steps) > 0
-        few = len(optimizer.families) == 1 and len(optimizer.candidates) <= FINALISTS
-        return 0 if tested and few else self.args.iomt_race_steps or 0
+        around = tested and len(optimizer.families) == 1
+        left = self.range_test is not None and bool(self.range_test.strides)
+        few = len(self.entrants) <= FINALISTS
+        return 0 if few and (around or left) else self.args.iomt_race_steps or 0
 
     def read_range_test(self, checkpoint: str, optimizer: InterleavedOptimizer) -> None:
-        """Take the unit that the run of a checkpoint has found."""
-        if has_relative_rates(candidate_text(self.args)):
+        """Take what the run of a checkpoint has found."""
+        if self._range_test_planner()(self.steps_planned) is not None:
             self.range_test = RangeTest.read(os.path.join(checkpoint, RANGE_TEST_NAME))
             self._apply_unit(optimizer)
+            self.plan_again()
 
     def save_range_test(self, folder: str) -> None:
         """Write what was found."""
         if self.range_test is not None and self.args.should_save:
             write_json(asdict(self.range_test), os.path.join(folder, RANGE_TEST_NAME))
 
-    def _plan_range_test(self, max_steps: int) -> RangeTestPlan | None:
-        if not has_relative_rates(candidate_text(self.args)):
-            return None
+    def _range_test_planner(self) -> Callable[[int], RangeTestPlan | None]:
+        """A function that plans the range test of a run of so many steps."""
         model = self.trained_module()
-        return plan_range_test(nominal_unit(model), highest_rate(model), max_steps)
+        text, find = candidate_text(self.args), find_family(self.args, model)
+        many = bool(self.args.iomt_race_steps) and len(resolve_candidates(self.args, model, find)) > FINALISTS
+        usual, highest = nominal_unit(model), highest_rate(model)
+
+        def plan(max_steps: int) -> RangeTestPlan | None:
+            return plan_range_test(usual, highest, max_steps, many) if many or has_relative_rates(text) else None
+
+        return plan
 
     def _apply_unit(self, optimizer: InterleavedOptimizer) -> None:
-        model = self.trained_module()
-        unit = None if self.range_test is None else self.range_test.learning_rate
-        optimizer.replace_candidates(resolve_candidates(self.args, model, find_family(self.args, model), unit))
+        if has_relative_rates(candidate_text(self.args)):
+            model = self.trained_module()
+            unit = None if self.range_test is None else self.range_test.learning_rate
+            optimizer.replace_candidates(resolve_candidates(self.args, model, find_family(self.args, model), unit))
+
+    def _log_left_out(self, optimizer: InterleavedOptimizer) -> None:
+        staying, candidates = set(self.entrants), optimizer.candidates
+        names = [candidate.name for index, candidate in enumerate(candidates) if index not in staying]
+        if names:
+            logger.info(
+                "Left out %d of %d candidates, whose steps are far too large or small by it: %s.",
+                len(names),
+                len(candidates),
+                "; ".join(names),
+            )
 
     def _run_range_test(self, plan: RangeTestPlan, optimizer: InterleavedOptimizer) -> RangeTest | None:
         began = time.perf_counter()
@@ -156,6 +203,19 @@ class LearningRateMixin(_Base):
             self.model_wrapped.zero_grad()
         return None if found is None else replace(found, seconds=time.perf_counter() - began)
 
+    def _measure_strides(self, optimizer: InterleavedOptimizer) -> list[float | None]:
+        """The candidates' strides at the gradient of a step; `None` for those that are not finite, or all of them."""
+        parameters = [parameter for parameter in self.trained_module().parameters() if parameter.requires_grad]
+        with preserved_generators(self.args.seed), kept_metrics(self):
+            self._add_gradients(next(self._draw_batches(1)))
+            self._clip(parameters)
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    parameter.grad.div_(self._gradient_scale)
+            strides = measure_strides(optimizer, lambda values: self.accelerator.reduce(values, "mean"))
+        self.model_wrapped.zero_grad()
+        return [stride if math.isfinite(stride) else None for stride in strides or []]
+
     def _draw_batches(self, count: int) -> Iterator[Group]:
         """Training batches as large as that of an optimizer step, without the samples of the probe."""
         args = self.args
@@ -176,11 +236,10 @@ class LearningRateMixin(_Base):
     def _make_step(self, parameters: list[nn.Parameter], batches: Iterator[Group]) -> Callable[[float], None]:
         """A function that trains on the next batches with AdamW at a learning rate."""
         optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.0)
-        clip = self._gradient_scale * (self.args.max_grad_norm or float("inf"))
 
         def step(rate: float) -> None:
             self._add_gradients(next(batches))
-            norm = torch.nn.utils.clip_grad_norm_(parameters, clip)
+            norm = self._clip(parameters)
             for parameter_group in optimizer.param_groups:
                 parameter_group["lr"] = rate
             if bool(torch.isfinite(norm)):
@@ -188,6 +247,10 @@ class LearningRateMixin(_Base):
             optimizer.zero_grad()
 
         return step
+
+    def _clip(self, parameters: list[nn.Parameter]) -> torch.Tensor:
+        limit = self._gradient_scale * (self.args.max_grad_norm or math.inf)
+        return torch.nn.utils.clip_grad_norm_(parameters, limit)
 
     @property
     def _gradient_scale(self) -> float:

@@ -14,7 +14,7 @@ import torch
 from .generators import preserved_generators
 from .interleaving_settings import InterleavingSettings
 from .optim import Candidate, Family, InterleavedOptimizer, Storage, local_part
-from .race import FINALISTS, RacePlan
+from .race_plan import FINALISTS, RacePlan
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +89,7 @@ def memory_need(
     and A for a running mean (P, or twice that of 16-bit parameters), the peaks are
 
     - range test: 2P + gradients + the two moments of AdamW;
+    - strides of more than three candidates after it: P + gradients + S in use, three copies of the gradients' size;
     - race: 2P + A + Σ (P + S) over all entrants; P + gradients + S + A of it in use;
     - cycles: P + gradients + Σ S over the families, + P for rollback, + P for patience, + P for the watch over
       overfitting, + A for scores by the probe.
@@ -112,6 +113,9 @@ def memory_need(
     states = [round(gradients * size) for size in _state_sizes(optimizer, trained[0])]
     # In use and kept, moment by moment.
     moments: list[tuple[int, int]] = [(copy + 3 * gradients, copy)] if tested else []
+    # Strides: parameters and gradients at the start, and the parameters before the last step.
+    chosen = tested and len(states) > FINALISTS
+    moments += [(copy + gradients + state, 3 * gradients) for state in states if chosen]
     if race is not None:
         kept = copy
         for entrant in race.entrants:
@@ -121,7 +125,7 @@ def memory_need(
     largest: dict[str, int] = {}
     for candidate, state in zip(optimizer.candidates, states, strict=True):
         largest[candidate.family] = max(state, largest.get(candidate.family, 0))
-    families = sorted(largest.values(), reverse=True)[: None if race is None else FINALISTS]
+    families = sorted(largest.values(), reverse=True)[: None if race is None and not chosen else FINALISTS]
     tail = mean if settings.score == "probe" else 0
     copies = copy * (settings.rollback + (settings.rollback and settings.patience > 0) + watched)
     for active in (families[0], families[-1]):

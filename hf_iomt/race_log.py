@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from .optim import Candidate
 
 if TYPE_CHECKING:
-    from .race import Branch, RacePlan
+    from .race import Branch
+from .race_plan import RacePlan
 
 logger = logging.getLogger(__name__)
 

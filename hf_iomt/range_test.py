@@ -59,6 +59,8 @@ class RangeTest:
         seconds (`float`): How long it took.
         signal (`float`, *optional*): Share of signal in the gradients at the start, see `GradientNoise`.
         gradients (`int`, *optional*): Batches whose gradients were compared for it.
+        strides (`list[float | None]`, *optional*): The candidates' strides, see `stride.measure_strides`; `None` for
+            those that are not finite. Empty where none were measured.
     """
 
     learning_rate: float
@@ -67,11 +69,12 @@ class RangeTest:
     seconds: float = 0.0
     signal: float | None = None
     gradients: int = 0
+    strides: list[float | None] = field(default_factory=list)
 
     @property
     def batches(self) -> int:
         """Batches that it has read, each as large as that of an optimizer step."""
-        return self.gradients + len(self.rates)
+        return self.gradients + len(self.rates) + bool(self.strides)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> RangeTest | None:
@@ -92,19 +95,21 @@ class RangeTestPlan:
         usual (`float`): A learning rate that is usual for what is trained.
         gradients (`int`): Batches whose gradients are compared.
         rates (`list[float]`): Learning rates of the steps, ascending.
+        strides (`bool`, *optional*): Whether the candidates' strides are measured afterwards, at one more batch.
     """
 
     usual: float
     gradients: int
     rates: list[float]
+    strides: bool = False
 
     @property
     def batches(self) -> int:
         """Batches at most, each as large as that of an optimizer step."""
-        return self.gradients + len(self.rates)
+        return self.gradients + len(self.rates) + self.strides
 
 
-def plan_range_test(usual: float, highest: float, steps: int) -> RangeTestPlan | None:
+def plan_range_test(usual: float, highest: float, steps: int, strides: bool = False) -> RangeTestPlan | None:
     """
     Learning rates from 0.3 times the usual to the highest by equal factors: 6 to a factor of ten, and 8 gradients;
     fewer where a run has few steps.
@@ -113,6 +118,7 @@ def plan_range_test(usual: float, highest: float, steps: int) -> RangeTestPlan |
         usual (`float`): A learning rate that is usual for what is trained.
         highest (`float`): The highest rate that is worth a try.
         steps (`int`): Steps of the whole run. The test reads at most 15 % as many batches.
+        strides (`bool`, *optional*): Whether the candidates' strides are measured afterwards.
 
     Returns:
         The plan; `None` where there is no room for a test.
@@ -120,10 +126,10 @@ def plan_range_test(usual: float, highest: float, steps: int) -> RangeTestPlan |
     lowest = usual * _LOWEST
     decades = math.log10(highest / lowest)
     for gradients, least in _PLANS:
-        per_decade = min((_SHARE * steps - gradients) / decades, _MOST_PER_DECADE)
+        per_decade = min((_SHARE * steps - gradients - strides) / decades, _MOST_PER_DECADE)
         if per_decade >= least:
             rates = np.geomspace(lowest, highest, int(per_decade * decades))
-            return RangeTestPlan(usual, gradients, [float(rate) for rate in rates])
+            return RangeTestPlan(usual, gradients, [float(rate) for rate in rates], strides)
     return None
 
 

@@ -30,7 +30,7 @@ from .optim import InterleavedOptimizer, Place, Storage, trainable_tensors
 from .overfitting import make_watch
 from .probe import Probe
 from .publishing import PublishingMixin
-from .race import RacePlan, plan_race
+from .race_schedule import RaceScheduleMixin
 from .run_record import RunRecordMixin
 from .search import SearchMixin
 from .selection import ParameterProjection, Selector, select_parameters
@@ -38,7 +38,7 @@ from .shards import reshard, unpack
 from .trainer_families import find_family, spare_embeddings
 from .training_args import IOMTTrainingArguments
 from .transferability import TRANSFERABILITY_NAME, Transferability
-from .validation import check_train_dataset, describe_schedule, try_schedule
+from .validation import check_train_dataset
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,14 @@ else:
 
 
 class IOMTTrainerMixin(
-    LearningRateMixin, AttemptsMixin, CheckpointTimingMixin, PublishingMixin, RunRecordMixin, SearchMixin, _Base
+    RaceScheduleMixin,
+    LearningRateMixin,
+    AttemptsMixin,
+    CheckpointTimingMixin,
+    PublishingMixin,
+    RunRecordMixin,
+    SearchMixin,
+    _Base,
 ):
     """
     Makes a Trainer interleave optimizers: `class MyTrainer(IOMTTrainerMixin, SomeTrainer)`.
@@ -109,7 +116,6 @@ class IOMTTrainerMixin(
         self.transferability: Transferability | None = None
         self._assessment: Assessment | None = None
         self._restored: dict[str, Any] | None = None
-        self._race_plan: RacePlan | None = None
         self._sums_losses = False
         add_callbacks(self)
 
@@ -136,7 +142,7 @@ class IOMTTrainerMixin(
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train as Trainer does; of the checkpoints that a kill left behind only whole ones are resumed."""
-        self._restored = None
+        self._restored, self.range_test = None, None
         self.abandon()
         check_train_dataset(self.train_dataset)
         return super().train(find_checkpoint(resume_from_checkpoint, str(self.args.output_dir)), *args, **kwargs)
@@ -172,25 +178,6 @@ class IOMTTrainerMixin(
             for group in optimizer.param_groups:
                 group["decay"] = any(id(parameter) in decayed for parameter in group["params"])
         return cast(torch.optim.Optimizer, self.optimizer)
-
-    def create_scheduler(
-        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
-    ) -> torch.optim.lr_scheduler.LRScheduler:
-        """
-        Build the scheduler for the steps after the race, which runs at the candidates' own learning rates.
-
-        Raises:
-            ValueError: The scheduler cannot be built with these `lr_scheduler_kwargs`, warm-up and number of steps.
-        """
-        candidates, race_steps = len(self.interleaved_optimizer.candidates), self.race_steps(num_training_steps)
-        self._race_plan = plan_race(candidates, race_steps, num_training_steps)
-        steps = num_training_steps - (self._race_plan.total_steps if self._race_plan is not None else 0)
-        try:
-            scheduler = super().create_scheduler(steps, optimizer)
-            try_schedule(scheduler, steps)
-        except (ArithmeticError, TypeError, ValueError) as error:
-            raise ValueError(describe_schedule(self.args, steps) + f": {error}") from error
-        return scheduler
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
@@ -257,15 +244,19 @@ class IOMTTrainerMixin(
         restored, self._restored = self._restored, None
         if self.state.global_step > 0 and restored is None:
             logger.warning("The checkpoint holds weights only: the selection starts afresh, without a race.")
+        # `auto_find_batch_size` may have made it smaller.
+        per_step = self._train_batch_size * args.gradient_accumulation_steps * args.world_size
+        transferability = self._find_transferability(per_step)
+        if restored is None:
+            self.scale_candidates(optimizer)
         fresh = self.state.global_step == 0
-        race = self._race_plan if fresh or (restored is not None and restored["race"] is not None) else None
+        race = self.race_plan if fresh or (restored is not None and restored["race"] is not None) else None
         # A resumed run keeps the plan of the whole; one of weights alone plans for what is left.
-        raced = self._race_plan.total_steps if self._race_plan is not None else 0
-        left = max_steps - (raced if fresh or restored is not None else self.state.global_step)
+        left = max_steps - (self.steps_raced if fresh or restored is not None else self.state.global_step)
         switch_steps, initial_cycles = plan_cycles(args, left, self.callback_handler.train_dataloader)
         logger.info(
             "Interleaving %d candidates over %d steps: a race of %d steps, then cycles of %d, the first %d drawn.",
-            len(optimizer.candidates),
+            len(self.entrants),
             max_steps,
             race.total_steps if race is not None else 0,
             switch_steps,
@@ -275,16 +266,11 @@ class IOMTTrainerMixin(
         if alone:
             # Nothing to choose: the run is Trainer's own, to the last bit.
             settings = replace(settings, score="losses", rollback=False)
-        # `auto_find_batch_size` may have made it smaller.
-        per_step = self._train_batch_size * args.gradient_accumulation_steps * args.world_size
         probe = Probe(self, args.iomt_probe_samples or max(8, per_step // 2))
         race_probe = None
         if race is not None:
             samples = args.iomt_probe_samples or race.probe_samples(max_steps * per_step)
             race_probe = Probe(self, samples, _RACE_GROUPS)
-        transferability = self._find_transferability(per_step)
-        if restored is None:
-            self.scale_candidates(optimizer)
         model = self.trained_module()
         if self.is_fsdp_enabled:
             reshard(model)
@@ -294,14 +280,17 @@ class IOMTTrainerMixin(
         report_memory(need, optimizer.storage)
         named = dict(model.named_parameters())
         selected = select_parameters(named.items(), args.iomt_state_parameters)
+        selector = Selector(
+            [candidate.family for candidate in optimizer.candidates],
+            [candidate.settings for candidate in optimizer.candidates],
+            args.selector_settings(initial_cycles, transferability),
+            seed=args.seed,
+        )
+        selector.restrict(self.entrants)
+        selector.trusted = self.entrants[0]
         self.interleaving = Interleaving(
             optimizer,
-            Selector(
-                [candidate.family for candidate in optimizer.candidates],
-                [candidate.settings for candidate in optimizer.candidates],
-                args.selector_settings(initial_cycles, transferability),
-                seed=args.seed,
-            ),
+            selector,
             trainable_tensors(model),
             ParameterProjection([(name, named[name]) for name in selected], args.seed),
             settings,

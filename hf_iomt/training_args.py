@@ -208,9 +208,11 @@ class IOMTTrainingArguments(TrainingArguments):
     Args:
         iomt_advantage (`float`, *optional*):
             Head start of the first candidate of the list, the one to trust most: the surrogate turns to another where
-            its gain is larger by this many standard deviations of the scores. Default preset: 2, paper: 0.
+            its gain is larger by this many standard deviations of the scores. Of more than three candidates another
+            one has it where the first does not suit, see `stride.choose_entrants`. Default preset: 2, paper: 0.
         iomt_race_steps (`int`, *optional*):
-            Steps of a finalist in the racing start; 0 turns the race off. Default preset: 40, paper: 0.
+            Steps of a finalist in the racing start; 0 turns the race off, and the range test that comes before it
+            with more than three candidates. Default preset: 40, paper: 0.
             A race takes at most a tenth of a run for up to 7 candidates and a fifth for 15 or more; it is shortened
             in proportion where there is less room.
         iomt_rollback (`bool`, *optional*):

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from hf_iomt import InterleavedOptimizer, Interleaving, InterleavingSettings, Selector, SelectorSettings
 from hf_iomt.optim import trainable_tensors
-from hf_iomt.race import RacePlan
+from hf_iomt.race_plan import RacePlan
 from hf_iomt.selection import ParameterProjection
 
 TWO = "sgd:lr=0.1; adam:lr=0.01"

@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 from hf_iomt import IOMTTrainer, IOMTTrainingArguments
 from hf_iomt.memory import MemoryNeed, memory_need, report_memory, state_size
 from hf_iomt.optim import Family, InterleavedOptimizer, Storage, make_candidate, trainable_tensors
-from hf_iomt.race import plan_race
+from hf_iomt.race_plan import plan_race
 from hf_iomt.trainer_families import find_family
 
 SIX = "adam:lr=0.01|0.02; sgdm:lr=0.05; adagrad:lr=0.02; nadam:lr=0.01; sgd:lr=0.1"
@@ -87,7 +87,7 @@ def counted(path, race_only=False, **settings):
         gc.unfreeze()
     interleaving = trainer.interleaving
     need = memory_need(
-        trainable_tensors(trainer.model), trainer.interleaved_optimizer, interleaving.settings, trainer._race_plan
+        trainable_tensors(trainer.model), trainer.interleaved_optimizer, interleaving.settings, trainer.race_plan
     )
     return trainer.counting.peak, need, trainer
 
@@ -104,8 +104,10 @@ def counted(path, race_only=False, **settings):
     ids=str,
 )
 @pytest.mark.parametrize("place", ["none", "disk"])
-def test_a_race(tmp_path, settings, place):
+def test_a_race(tmp_path, monkeypatch, settings, place):
     """The peak is in the race, and exactly what was said."""
+    # As where there is no room for a range test: all shall race.
+    monkeypatch.setattr("hf_iomt.learning_rate.plan_range_test", lambda *_: None)
     peak, need, trainer = counted(tmp_path, True, iomt_offload=place, **RACE, **settings)
     assert {record["phase"] for record in trainer.iomt_history} == {"race"}
     assert peak == (need.together if place == "none" else need.in_use)
@@ -144,6 +146,34 @@ def test_where_cycles_are_undone_it_is_no_more_than_that(tmp_path, score, race_s
     assert 0.5 * need.together <= peak <= need.together
 
 
+@pytest.mark.parametrize("settings", [{}, {"iomt_candidates": "adam:lr=0.01|0.02|0.03|0.04"}], ids=str)
+def test_strides(tmp_path, monkeypatch, settings):
+    """Where nothing else needs as much, which is never in a run, the peak is in their measurement."""
+    trainer, peaks = make(tmp_path, **{"max_steps": 150, **settings}), []
+    counting = Counting(trainer, False)
+
+    class Seen(InterleavedOptimizer):
+        def step(self, closure=None):
+            result = super().step(closure)
+            if self.ignore_schedule and not trainer.state.global_step:
+                counting.count()
+                peaks.append(counting.peak)
+            return result
+
+    monkeypatch.setattr("hf_iomt.trainer.InterleavedOptimizer", Seen)
+    trainer.create_optimizer()
+    gc.collect()
+    gc.freeze()
+    try:
+        trainer.train()
+    finally:
+        gc.unfreeze()
+    assert trainer.range_test.strides and peaks
+    size = sum(item.numel() * 4 for item in counting.trained)
+    # Parameters, gradients, the state of Adam, and three copies.
+    assert max(peaks) == 7 * size
+
+
 class TestNeed:
     def test_in_units_of_the_parameters(self, tmp_path):
         """The race of seven that full fine-tuning has by default, and its cycles."""
@@ -153,7 +183,7 @@ class TestNeed:
         text = "adamw:lr=5e-5|1e-4|2e-5; nadam:lr=5e-5; rmsprop:lr=3e-5; sgdm:lr=0.01|0.003"
         optimizer = InterleavedOptimizer(tensors, text)
         size = sum(tensor.numel() * 4 for tensor in tensors)
-        need = memory_need(tensors, optimizer, settings, plan_race(7, 40, 1000))
+        need = memory_need(tensors, optimizer, settings, plan_race(range(7), 40, 1000))
         assert need == MemoryNeed(size, 5 * size, 19 * size, 21 * size)
         # The states of AdamW, NAdam, RMSprop and SGDM, and what rollback and patience need.
         need = memory_need(tensors, optimizer, settings)

@@ -6,7 +6,7 @@ import re
 import pytest
 from test_interleaving import Loop
 
-from hf_iomt.race import RacePlan
+from hf_iomt.race_plan import RacePlan
 
 # Five entrants, of whom the third diverges.
 FIVE = "adam:lr=0.01; sgd:lr=0.1; sgdm:lr=1e6; adam:lr=0.001; sgd:lr=0.001"

@@ -72,6 +72,10 @@ class Selector:
         hyperparameters (`Sequence[Mapping[str, Any]]` of length n): The setting λ of each candidate.
         settings ([`SelectorSettings`]): How to choose.
         seed (`int`): Seed of the selector's own generator.
+
+    Attributes:
+        contenders (`list[int]`): Indices of the candidates to choose among, at first all.
+        trusted (`int`): Index of the candidate that has the head start, at first the first.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class Selector:
     ) -> None:
         self.settings = settings
         self.contenders: list[int] = list(range(len(families)))
+        self.trusted = 0
         self._families = list(families)
         self._encoded = encode_hyperparameters(families, hyperparameters)
         self._generator = np.random.default_rng(seed)
@@ -196,10 +201,12 @@ class Selector:
         self._cycles = state["cycles"]
 
     def _advantages(self) -> Array:
-        """Head start of the first candidate of the list, where it is among the contenders, in units of the score."""
+        """Head start of the trusted candidate, where it is among the contenders, in units of the score."""
         scores = [observation.score for observation in self._window]
         spread = float(np.std(scores)) if scores else 0.0
-        return np.array([self.settings.advantage * spread if index == 0 else 0.0 for index in self.contenders])
+        return np.array(
+            [self.settings.advantage * spread if index == self.trusted else 0.0 for index in self.contenders]
+        )
 
     def _inputs(self, candidate: int, features: Array) -> Array:
         # A family of one candidate without parameter state still needs one input dimension.

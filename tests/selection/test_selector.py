@@ -385,7 +385,7 @@ class TestAdvantage:
 
     SCORES = (0.10, 0.14)
 
-    def choice(self, advantage, contenders=None):
+    def choice(self, advantage, contenders=None, trusted=0):
         selector = make_selector(
             families=["adam", "sgd"],
             hyperparameters=[{"lr": 0.1}, {"lr": 0.1}],
@@ -395,6 +395,7 @@ class TestAdvantage:
             variance_weight="text",
             advantage=advantage,
         )
+        selector.trusted = trusted
         if contenders is not None:
             selector.restrict(contenders)
         for _ in range(10):
@@ -418,6 +419,11 @@ class TestAdvantage:
     def test_it_belongs_to_the_first_of_the_list_and_not_of_the_contenders(self):
         assert self.choice(100.0, contenders=[1, 0]).candidate == 0
         assert self.choice(100.0, contenders=[1]).candidate == 1
+
+    def test_another_may_be_trusted(self):
+        assert self.choice(100.0, trusted=1).candidate == 1
+        # And then the first has none.
+        assert self.choice(1e-9, trusted=1).candidate == 1
 
 
 class TestState:
