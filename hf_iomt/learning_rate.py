@@ -96,11 +96,14 @@ class LearningRateMixin(_Base):
             logger.warning("The range test found no learning rate: the loss rises from the first step on.")
             return
         logger.info("Range test: the learning rate is %g, after %d batches.", found.learning_rate, found.batches)
-        self.log({"iomt/range_test/learning_rate": found.learning_rate})
+        numbers = {"iomt/range_test/learning_rate": found.learning_rate}
         if plan.strides:
-            self.range_test = replace(found, strides=self._measure_strides(optimizer))
-            self._log_left_out(optimizer)
+            began = time.perf_counter()
+            strides = self._measure_strides(optimizer)
+            self.range_test = replace(found, strides=strides, seconds=found.seconds + time.perf_counter() - began)
+            numbers["iomt/range_test/left_out"] = float(self._log_left_out(optimizer))
             self.plan_again()
+        self.log(numbers)
         self.save_range_test(str(self.args.output_dir))
 
     def plan_range_test(self, max_steps: int) -> int:
@@ -164,7 +167,8 @@ class LearningRateMixin(_Base):
             unit = None if self.range_test is None else self.range_test.learning_rate
             optimizer.replace_candidates(resolve_candidates(self.args, model, find_family(self.args, model), unit))
 
-    def _log_left_out(self, optimizer: InterleavedOptimizer) -> None:
+    def _log_left_out(self, optimizer: InterleavedOptimizer) -> int:
+        """Say which candidates stay out; gives their number."""
         staying, candidates = set(self.entrants), optimizer.candidates
         names = [candidate.name for index, candidate in enumerate(candidates) if index not in staying]
         if names:
@@ -174,6 +178,7 @@ class LearningRateMixin(_Base):
                 len(candidates),
                 "; ".join(names),
             )
+        return len(names)
 
     def _run_range_test(self, plan: RangeTestPlan, optimizer: InterleavedOptimizer) -> RangeTest | None:
         began = time.perf_counter()

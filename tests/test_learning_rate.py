@@ -270,6 +270,8 @@ def test_of_many_candidates_those_far_from_what_it_finds_stay_out(tmp_path, capl
     # What the test has shown needs no race.
     assert trainer.race_plan is None and all(record["phase"] != "race" for record in trainer.iomt_history)
     assert "Left out 4 of 6 candidates" in caplog.text and "adam:lr=10" in caplog.text
+    logged = [entry for entry in trainer.state.log_history if "iomt/range_test/left_out" in entry]
+    assert [(entry["step"], entry["iomt/range_test/left_out"]) for entry in logged] == [(0, 4)]
 
 
 def test_strides_are_of_clipped_gradients_of_a_step(tmp_path):

@@ -14,7 +14,7 @@ from .shares import candidate_shares
 from .times import format_seconds, time_parts
 from .transferability_parts import describe_transferability
 
-_RANGE_TEST = "iomt/range_test/learning_rate"
+_RANGE_TEST, _LEFT_OUT = "iomt/range_test/learning_rate", "iomt/range_test/left_out"
 # Candidates that are named; the others are counted.
 _NAMED = 3
 
@@ -81,7 +81,15 @@ def _who(run: Run) -> str:
 
 def _range_test(run: Run) -> str:
     found = [entry[_RANGE_TEST] for entry in run.log_history if isinstance(entry.get(_RANGE_TEST), (int, float))]
-    return f"The range test found {format_rate(found[-1])} to be the learning rate." if found else ""
+    left_out = [int(entry[_LEFT_OUT]) for entry in run.log_history if isinstance(entry.get(_LEFT_OUT), (int, float))]
+    if not found:
+        return ""
+    if not left_out or left_out[-1] == 0:
+        return f"The range test found {format_rate(found[-1])} to be the learning rate."
+    return (
+        f"The range test found {format_rate(found[-1])} to be the learning rate of AdamW, and left out "
+        f"{count(left_out[-1], 'candidate')} whose steps are far too large or small by it."
+    )
 
 
 def _undone(run: Run) -> str:
