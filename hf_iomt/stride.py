@@ -102,8 +102,8 @@ def choose_entrants(strides: Sequence[float], unit: float) -> list[int]:
     The candidates whose strides are worth a try: from a tenth of the unit to twice as much.
 
     Where fewer than two are, the two that are nearest to that. The first of them is the one that is trusted most: the
-    first of all if its stride is at least 0.3 times the unit, else the one nearest to the middle of what is worth a
-    try, by factors.
+    first of all if its stride is at least 0.3 times the unit, else the one nearest to 0.77 times it, by factors, the
+    middle of what the first may be.
 
     Args:
         strides (`Sequence[float]`): Strides of all candidates, see `measure_strides`.
@@ -118,7 +118,7 @@ def choose_entrants(strides: Sequence[float], unit: float) -> list[int]:
     count = max(outside.count(0.0), min(_FEWEST, len(strides)))
     staying = sorted(sorted(range(len(strides)), key=outside.__getitem__)[:count])
     if not trusted <= places[0] <= most:
-        first = min(staying, key=lambda index: abs(places[index] - (least + most) / 2))
+        first = min(staying, key=lambda index: abs(places[index] - (trusted + most) / 2))
         staying.remove(first)
         staying.insert(0, first)
     return staying

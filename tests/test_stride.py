@@ -126,11 +126,10 @@ def test_rates_that_cannot_be_measured_follow_from_one_that_can(rates):
         # From a tenth to twice the unit.
         ((1.0, 0.11, 1.9, 2.1, 0.09), [0, 1, 2]),
         ((1.0, 1.0, 1.0), [0, 1, 2]),
-        # The first has gone, or is not trusted below 0.3 units, and the one nearest to 0.45 takes its place.
+        # The first has gone, or is not trusted below 0.3 units, and the one nearest to 0.77 takes its place.
         ((9.0, 0.11, 0.4, 1.9), [2, 1, 3]),
-        ((0.29, 0.11, 1.9, 0.9), [0, 1, 2, 3]),
-        ((0.25, 0.11, 0.55, 0.9), [2, 0, 1, 3]),
-        ((0.31, 0.11, 0.45, 0.9), [0, 1, 2, 3]),
+        ((0.29, 0.11, 0.7, 0.9), [2, 0, 1, 3]),
+        ((0.31, 0.11, 0.7, 0.9), [0, 1, 2, 3]),
         # Fewer than two: the two that are nearest, by factors.
         ((40.0, 5.0, 3.0, 0.01), [2, 1]),
         ((0.0, 1.0, 0.01, math.inf), [1, 2]),
