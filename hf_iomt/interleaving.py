@@ -390,8 +390,7 @@ class Interleaving:
         finalists = race.finalists
         race.settle()
         self._guard.measure()
-        if finalists:
-            self.selector.restrict([branch.candidate for branch in finalists])
+        self.selector.restrict([branch.candidate for branch in finalists] or self.selector.contenders)
         for branch in finalists:
             result = score([race.origin_loss, branch.loss], self.settings.alpha)
             self.selector.observe(branch.candidate, self._state, result)
