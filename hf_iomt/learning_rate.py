@@ -138,9 +138,10 @@ class LearningRateMixin(_Base):
         return 0 if few and (around or left) else self.args.iomt_race_steps or 0
 
     def read_range_test(self, checkpoint: str, optimizer: InterleavedOptimizer) -> None:
-        """Take what the run of a checkpoint has found."""
-        if self._range_test_planner()(self.steps_planned) is not None:
-            self.range_test = RangeTest.read(os.path.join(checkpoint, RANGE_TEST_NAME))
+        """Take what the run of a checkpoint has found, also where this run alone would not look for it."""
+        found = RangeTest.read(os.path.join(checkpoint, RANGE_TEST_NAME))
+        if found is not None and (found.strides or has_relative_rates(candidate_text(self.args))):
+            self.range_test = found
             self._apply_unit(optimizer)
             self.plan_again()
 
@@ -210,15 +211,20 @@ class LearningRateMixin(_Base):
 
     def _measure_strides(self, optimizer: InterleavedOptimizer) -> list[float | None]:
         """The candidates' strides at the gradient of a step; `None` for those that are not finite, or all of them."""
-        parameters = [parameter for parameter in self.trained_module().parameters() if parameter.requires_grad]
-        with preserved_generators(self.args.seed), kept_metrics(self):
-            self._add_gradients(next(self._draw_batches(1)))
-            self._clip(parameters)
-            for parameter in parameters:
-                if parameter.grad is not None:
-                    parameter.grad.div_(self._gradient_scale)
-            strides = measure_strides(optimizer, lambda values: self.accelerator.reduce(values, "mean"))
-        self.model_wrapped.zero_grad()
+        tensors = trainable_tensors(self.trained_module())
+        parameters = [item for item in tensors if isinstance(item, nn.Parameter)]
+        statistics = Snapshot([item for item in tensors if not isinstance(item, nn.Parameter)])
+        try:
+            with preserved_generators(self.args.seed), kept_metrics(self):
+                self._add_gradients(next(self._draw_batches(1)))
+                self._clip(parameters)
+                for parameter in parameters:
+                    if parameter.grad is not None:
+                        parameter.grad.div_(self._gradient_scale)
+                strides = measure_strides(optimizer, lambda values: self.accelerator.reduce(values, "mean"))
+        finally:
+            statistics.restore()
+            self.model_wrapped.zero_grad()
         return [stride if math.isfinite(stride) else None for stride in strides or []]
 
     def _draw_batches(self, count: int) -> Iterator[Group]:

@@ -80,6 +80,7 @@ def memory_need(
     settings: InterleavingSettings,
     race: RacePlan | None = None,
     tested: bool = False,
+    strides: bool = False,
     watched: bool = False,
 ) -> MemoryNeed:
     """
@@ -89,7 +90,7 @@ def memory_need(
     and A for a running mean (P, or twice that of 16-bit parameters), the peaks are
 
     - range test: 2P + gradients + the two moments of AdamW;
-    - strides of more than three candidates after it: P + gradients + S in use, three copies of the gradients' size;
+    - strides after it: 2P + gradients + S in use, P + gradients kept;
     - race: 2P + A + Σ (P + S) over all entrants; P + gradients + S + A of it in use;
     - cycles: P + gradients + Σ S over the families, + P for rollback, + P for patience, + P for the watch over
       overfitting, + A for scores by the probe.
@@ -100,6 +101,8 @@ def memory_need(
         settings ([`InterleavingSettings`]): How cycles are scored and undone.
         race ([`RacePlan`], *optional*): The race, if there is one.
         tested (`bool`, *optional*, defaults to `False`): Whether a range test comes before it.
+        strides (`bool`, *optional*, defaults to `False`): Whether strides are measured after that, which leave no more
+            than three candidates where there is no race.
         watched (`bool`, *optional*, defaults to `False`): Whether there is an [`OverfittingWatch`].
     """
     trained = [tensor for tensor in tensors if tensor.requires_grad]
@@ -113,9 +116,8 @@ def memory_need(
     states = [round(gradients * size) for size in _state_sizes(optimizer, trained[0])]
     # In use and kept, moment by moment.
     moments: list[tuple[int, int]] = [(copy + 3 * gradients, copy)] if tested else []
-    # Strides: parameters and gradients at the start, and the parameters before the last step.
-    chosen = tested and len(states) > FINALISTS
-    moments += [(copy + gradients + state, 3 * gradients) for state in states if chosen]
+    # The parameters before the last step, and those at the start with their gradients.
+    moments += [(copy + 2 * gradients + state, 2 * gradients) for state in states if strides]
     if race is not None:
         kept = copy
         for entrant in race.entrants:
@@ -125,7 +127,7 @@ def memory_need(
     largest: dict[str, int] = {}
     for candidate, state in zip(optimizer.candidates, states, strict=True):
         largest[candidate.family] = max(state, largest.get(candidate.family, 0))
-    families = sorted(largest.values(), reverse=True)[: None if race is None and not chosen else FINALISTS]
+    families = sorted(largest.values(), reverse=True)[: None if race is None and not strides else FINALISTS]
     tail = mean if settings.score == "probe" else 0
     copies = copy * (settings.rollback + (settings.rollback and settings.patience > 0) + watched)
     for active in (families[0], families[-1]):

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .optim import Candidate
+from .race_plan import RacePlan
 
 if TYPE_CHECKING:
     from .race import Branch
-from .race_plan import RacePlan
 
 logger = logging.getLogger(__name__)
 

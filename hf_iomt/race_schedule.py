@@ -70,7 +70,7 @@ class RaceScheduleMixin(_Base):
             # A schedule with warm-up has set it to 0, and another begins at what it finds.
             group["lr"] = group.get("initial_lr", group["lr"])
         self.lr_scheduler = None
-        self.callback_handler.lr_scheduler = self.create_scheduler(self.steps_planned, self.interleaved_optimizer)
+        self.callback_handler.lr_scheduler = self.create_scheduler(self.steps_planned)
 
     def _plan_race(self) -> RacePlan | None:
         return plan_race(self.entrants, self.race_steps(self.steps_planned), self.steps_planned)

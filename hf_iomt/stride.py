@@ -17,6 +17,13 @@ _TRUSTED = 0.3
 _MOST = 2.0
 # So many candidates stay at least.
 _FEWEST = 2
+# Families whose steps are proportional to the learning rate: one candidate tells of the others.
+_PROPORTIONAL = frozenset(
+    ("sgd", "sgdm", "nag", "asgd", "adagrad", "rmsprop", "adam", "adamw", "adamax", "nadam", "nadamw", "radam")
+)
+# Families that begin as Adam, and whose own steps with one and the same gradient would tell something else: SWATS
+# would switch at once.
+_LIKE_ADAM = frozenset(("swats",))
 
 
 @torch.no_grad()
@@ -30,13 +37,13 @@ def measure_strides(
     A candidate makes 16 steps from the present parameters, all with the gradients that these have now. Its stride is
     the root mean square of what the last one changes, over the coordinates that have gradients: for AdamW that is the
     learning rate, for SGD it is the learning rate times the gradient's root mean square, and with momentum 0.9 8.1
-    times that. Of candidates that differ in nothing but the learning rate one is measured, because steps are
-    proportional to it: one of middling rate, for tiny steps are lost in rounding, and huge ones overflow.
+    times that. Where steps are proportional to the learning rate, one of the candidates that differ in nothing else is
+    measured: one of middling rate, for tiny steps are lost in rounding, and huge ones overflow.
 
-    Parameters, gradients and optimizer are afterwards what they were before the first step.
+    Parameters and gradients are afterwards what they were, whatever happens, and no family has state.
 
     Args:
-        optimizer ([`~optim.InterleavedOptimizer`]): Gives the candidates, and has not made a step.
+        optimizer ([`~optim.InterleavedOptimizer`]): Gives the candidates.
         reduce (`Callable[[torch.Tensor], torch.Tensor]`, *optional*): Mean over the processes.
 
     Returns:
@@ -49,21 +56,28 @@ def measure_strides(
     moving = float(reduce(_sum(gradients, lambda values: (values != 0).sum(dtype=torch.float64))))
     if moving == 0:
         return None
-    start, kept = Snapshot(parameters), Snapshot(gradients)
+    start, kept = (Snapshot(items, storage=optimizer.storage) for items in (parameters, gradients))
 
     def measure(index: int) -> float:
+        family = optimizer.candidates[index].family
+        # It may have state of a training before.
+        optimizer.reset_family(family)
+        if family in _LIKE_ADAM:
+            return optimizer.candidates[index].learning_rate
         optimizer.activate(index)
-        for _ in range(_STEPS - 1):
+        try:
+            for _ in range(_STEPS - 1):
+                optimizer.step()
+                # Some optimizers calculate in them.
+                kept.restore()
+            moved = [local_part(item).clone() for item in parameters]
             optimizer.step()
-            # Some optimizers calculate in them.
+            for item, before in zip(parameters, moved, strict=True):
+                before.sub_(local_part(item))
+        finally:
+            optimizer.reset_family(family)
+            start.restore()
             kept.restore()
-        moved = [local_part(item).clone() for item in parameters]
-        optimizer.step()
-        for item, before in zip(parameters, moved, strict=True):
-            before.sub_(local_part(item))
-        optimizer.reset_family(optimizer.active.family)
-        start.restore()
-        kept.restore()
         total = float(reduce(_sum(moved, lambda values: values.double().square().sum())))
         return math.sqrt(total / moving)
 
@@ -89,10 +103,11 @@ def measure_strides(
 
 
 def _groups(candidates: Sequence[Candidate]) -> list[list[int]]:
-    """Indices of the candidates that differ in nothing but the learning rate, each group in its order."""
+    """Indices of the candidates of which one tells of the others, each group in the order of the learning rates."""
     groups: dict[tuple[object, ...], list[int]] = {}
     for index, candidate in enumerate(candidates):
-        rest = (candidate.family, *(item for item in candidate.hyperparameters if item[0] != "lr"))
+        rate = ("lr",) if candidate.family in _PROPORTIONAL else ()
+        rest = (candidate.family, *(item for item in candidate.hyperparameters if item[0] not in rate))
         groups.setdefault(rest, []).append(index)
     return [sorted(group, key=lambda index: candidates[index].learning_rate) for group in groups.values()]
 

@@ -276,7 +276,8 @@ class IOMTTrainerMixin(
             reshard(model)
         watch = make_watch(self, per_step, switch_steps)
         tested, watched = self.range_test is not None, watch is not None
-        need = memory_need(trainable_tensors(model), optimizer, settings, race, tested, watched)
+        strides = self.range_test is not None and bool(self.range_test.strides)
+        need = memory_need(trainable_tensors(model), optimizer, settings, race, tested, strides, watched)
         report_memory(need, optimizer.storage)
         named = dict(model.named_parameters())
         selected = select_parameters(named.items(), args.iomt_state_parameters)

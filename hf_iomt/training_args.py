@@ -211,8 +211,8 @@ class IOMTTrainingArguments(TrainingArguments):
             its gain is larger by this many standard deviations of the scores. Of more than three candidates another
             one has it where the first does not suit, see `stride.choose_entrants`. Default preset: 2, paper: 0.
         iomt_race_steps (`int`, *optional*):
-            Steps of a finalist in the racing start; 0 turns the race off, and the range test that comes before it
-            with more than three candidates. Default preset: 40, paper: 0.
+            Steps of a finalist in the racing start; 0 turns the race off. More than three candidates are then
+            not measured before it, see `stride.choose_entrants`. Default preset: 40, paper: 0.
             A race takes at most a tenth of a run for up to 7 candidates and a fifth for 15 or more; it is shortened
             in proportion where there is less room.
         iomt_rollback (`bool`, *optional*):

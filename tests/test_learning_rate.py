@@ -320,6 +320,49 @@ def test_a_resumed_run_leaves_the_same_out(tmp_path, candidates, step):
     assert resumed.entrants == whole.entrants and resumed.race_plan == whole.race_plan
 
 
+@pytest.mark.parametrize("candidates", [MANY, RELATIVE])
+def test_a_run_that_is_resumed_for_fewer_steps_keeps_what_was_found(tmp_path, candidates):
+    """Also where there would be no room for a test in so many steps."""
+    settings = {"iomt_candidates": candidates, "iomt_switch_steps": 10}
+    first = make(tmp_path, callbacks=[Stop(70)], **settings)
+    first.train()
+    resumed = make(tmp_path, max_steps=80, **settings)
+    assert resumed.plan_range_test(80) == 0
+    resumed.train(resume_from_checkpoint=True)
+    assert names(resumed) == names(first) and resumed.entrants == first.entrants
+    assert resumed.state.global_step == 80
+
+
+def test_running_statistics_are_those_that_training_begins_with(tmp_path):
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.head = torch.nn.BatchNorm1d(6), torch.nn.Linear(6, 2)
+
+        def forward(self, input_ids, labels, **kwargs):
+            logits = self.head(self.norm(input_ids.float()))
+            return {"loss": torch.nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+    seen = Beginning()
+    args = {"iomt_candidates": MANY, "max_steps": STEPS, "iomt_transferability": "off"}
+    model = Model()
+    expected = {name: item.clone() for name, item in model.state_dict().items()}
+    trainer = IOMTTrainer(
+        model, IOMTTrainingArguments(**tiny.quiet(tmp_path, **args)), train_dataset=tiny.Texts(), callbacks=[seen]
+    )
+    statistics = []
+
+    class Keep(TrainerCallback):
+        def on_step_begin(self, args, state, control, model=None, **kwargs):
+            statistics.append({name: item.clone() for name, item in model.state_dict().items()})
+
+    trainer.add_callback(Keep())
+    trainer.train()
+    assert trainer.range_test.strides
+    for name, value in statistics[0].items():
+        assert torch.equal(value, expected[name]), name
+
+
 def test_other_candidates_in_the_next_training(tmp_path):
     trainer = make(tmp_path, iomt_candidates=MANY)
     trainer.train()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -146,10 +147,10 @@ def test_where_cycles_are_undone_it_is_no_more_than_that(tmp_path, score, race_s
     assert 0.5 * need.together <= peak <= need.together
 
 
+@pytest.mark.parametrize("place, copies", [("none", 7), ("disk", 5)])
 @pytest.mark.parametrize("settings", [{}, {"iomt_candidates": "adam:lr=0.01|0.02|0.03|0.04"}], ids=str)
-def test_strides(tmp_path, monkeypatch, settings):
-    """Where nothing else needs as much, which is never in a run, the peak is in their measurement."""
-    trainer, peaks = make(tmp_path, **{"max_steps": 150, **settings}), []
+def test_strides(tmp_path, monkeypatch, settings, place, copies):
+    trainer, peaks = make(tmp_path, **{"max_steps": 150, "iomt_offload": place, **settings}), []
     counting = Counting(trainer, False)
 
     class Seen(InterleavedOptimizer):
@@ -170,8 +171,13 @@ def test_strides(tmp_path, monkeypatch, settings):
         gc.unfreeze()
     assert trainer.range_test.strides and peaks
     size = sum(item.numel() * 4 for item in counting.trained)
-    # Parameters, gradients, the state of Adam, and three copies.
-    assert max(peaks) == 7 * size
+    # Parameters, gradients, the state of Adam, and three copies, of which two need not be here.
+    assert max(peaks) == copies * size
+    # The same of it as if nothing else took memory.
+    tensors, settings = trainable_tensors(trainer.model), trainer.interleaving.settings
+    few = replace(settings, rollback=False, patience=0)
+    need = memory_need(tensors, trainer.interleaved_optimizer, few, tested=True, strides=True)
+    assert need.in_use == 5 * size and need.together >= 7 * size
 
 
 class TestNeed:

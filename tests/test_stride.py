@@ -79,6 +79,59 @@ class Careless(torch.optim.SGD):
                 parameter.grad.mul_(1e6)
 
 
+class Fragile(torch.optim.SGD):
+    """Fails in its third step, as where memory runs out."""
+
+    def step(self, closure=None):
+        super().step(closure)
+        for group in self.param_groups:
+            group["made"] = group.get("made", 0) + 1
+            if group["made"] == 3:
+                raise MemoryError("no room")
+
+
+def test_a_failure_leaves_nothing_behind(monkeypatch):
+    monkeypatch.setattr(families, "_FAMILIES", dict(families._FAMILIES))
+    register_family("fragile", Fragile, defaults={"momentum": 0.9})
+    parameters, optimizer = make("adam:lr=0.1; fragile:lr=10")
+    before = [(item.detach().clone(), item.grad.clone()) for item in parameters]
+    with pytest.raises(MemoryError, match="no room"):
+        measure_strides(optimizer)
+    for parameter, (value, gradient) in zip(parameters, before, strict=True):
+        assert torch.equal(parameter, value) and torch.equal(parameter.grad, gradient)
+    assert optimizer.active_index == 0 and not optimizer.families_in_use() and not optimizer.ignore_schedule
+
+
+def test_state_of_a_training_before_does_not_count():
+    parameters, optimizer = make("adam:lr=0.1; adagrad:lr=0.1")
+    expected = measure_strides(optimizer)
+    for index in (0, 1):
+        optimizer.activate(index)
+        for _ in range(50):
+            for parameter in parameters:
+                parameter.grad.mul_(1.1)
+            optimizer.step()
+    for parameter in parameters:
+        parameter.grad.mul_(1.1**-100)
+    assert measure_strides(optimizer) == pytest.approx(expected, rel=1e-2)
+    assert not optimizer.families_in_use()
+
+
+def test_steps_that_are_not_proportional_to_the_rate_are_measured_each():
+    gradients = [(1e-3, -2e-3, 0.0), (1e-3,)]
+    together = measure_strides(make("adabound:lr=1e-5|1e-3|1e-1", gradients)[1])
+    alone = [measure_strides(make(f"adabound:lr={rate}", gradients)[1])[0] for rate in ("1e-5", "1e-3", "1e-1")]
+    assert together == alone
+    assert together[2] < 0.5 * 100 * together[1]
+
+
+def test_swats_counts_as_adam_and_does_not_switch(caplog):
+    with caplog.at_level("INFO"):
+        _, optimizer = make("swats:lr=0.01|0.1,tolerance=1e-3")
+        assert measure_strides(optimizer) == [0.01, 0.1]
+    assert "switched" not in caplog.text
+
+
 def test_optimizers_may_change_gradients(monkeypatch):
     monkeypatch.setattr(families, "_FAMILIES", dict(families._FAMILIES))
     register_family("careless", Careless)

@@ -84,12 +84,11 @@ def _range_test(run: Run) -> str:
     left_out = [int(entry[_LEFT_OUT]) for entry in run.log_history if isinstance(entry.get(_LEFT_OUT), (int, float))]
     if not found:
         return ""
-    if not left_out or left_out[-1] == 0:
-        return f"The range test found {format_rate(found[-1])} to be the learning rate."
-    return (
-        f"The range test found {format_rate(found[-1])} to be the learning rate of AdamW, and left out "
-        f"{count(left_out[-1], 'candidate')} whose steps are far too large or small by it."
-    )
+    sentence = f"The range test found {format_rate(found[-1])} to be the learning rate"
+    if not left_out:
+        return f"{sentence}."
+    named = count(left_out[-1], "candidate") if left_out[-1] else "no candidate"
+    return f"{sentence} of AdamW, and left out {named} whose steps are far too large or small by it."
 
 
 def _undone(run: Run) -> str:

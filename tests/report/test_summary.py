@@ -104,13 +104,12 @@ def test_the_range_test(tmp_path):
     logs = [{"step": 0, "iomt/range_test/learning_rate": 0.0025}]
     cycles = [report_runs.cycle(A, 1, 5)]
     assert "The range test found 2.5e-3 to be the learning rate." in sentences(tmp_path, cycles, logs)
-    logs[0]["iomt/range_test/left_out"] = 0.0
-    assert "The range test found 2.5e-3 to be the learning rate." in sentences(tmp_path, cycles, logs)
-    logs[0]["iomt/range_test/left_out"] = 9.0
-    assert (
-        "The range test found 2.5e-3 to be the learning rate of AdamW, and left out nine candidates whose steps are far "
-        "too large or small by it." in sentences(tmp_path, cycles, logs)
-    )
+    for left_out, named in ((0.0, "no candidate"), (1.0, "one candidate"), (9.0, "nine candidates")):
+        logs[0]["iomt/range_test/left_out"] = left_out
+        assert (
+            f"The range test found 2.5e-3 to be the learning rate of AdamW, and left out {named} whose steps are far "
+            "too large or small by it." in sentences(tmp_path, cycles, logs)
+        )
 
 
 def test_time(tmp_path):
