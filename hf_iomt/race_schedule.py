@@ -66,9 +66,6 @@ class RaceScheduleMixin(_Base):
         self.race_plan = self._plan_race()
         if self.steps_raced == before or not self._created_lr_scheduler:
             return
-        for group in self.interleaved_optimizer.param_groups:
-            # A schedule with warm-up has set it to 0, and another begins at what it finds.
-            group["lr"] = group.get("initial_lr", group["lr"])
         self.lr_scheduler = None
         self.callback_handler.lr_scheduler = self.create_scheduler(self.steps_planned)
 
