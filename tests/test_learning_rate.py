@@ -227,11 +227,14 @@ def test_a_model_that_cannot_be_trained_keeps_the_usual_rate(tmp_path, caplog):
         {"iomt_offload": "disk"},
         {"iomt_candidates": MANY, "bf16": True, "warmup_steps": 10},
         {"iomt_candidates": MANY, "gradient_accumulation_steps": 2, "iomt_offload": "disk"},
+        {"iomt_candidates": "adafactor:lr=1e-3; adamax:lr=1e-3; adamw:lr=1e-3; sgd:lr=0.1"},
         {"iomt_candidates": "schedule_free_adamw:lr=1e-3; adafactor:lr=1e-3; adamw:lr=1e-3; sgd:lr=0.1"},
     ],
     ids=str,
 )
 def test_it_works_with(tmp_path, settings):
+    if "schedule_free" in settings.get("iomt_candidates", ""):
+        pytest.importorskip("schedulefree")
     trainer = make(tmp_path, **settings)
     trainer.train()
     assert trainer.range_test is not None and trainer.state.global_step == STEPS
