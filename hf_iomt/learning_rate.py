@@ -89,21 +89,21 @@ class LearningRateMixin(_Base):
         if plan is None:
             self._apply_unit(optimizer)
             return
-        found = self._run_range_test(plan, optimizer)
-        self.range_test = found
+        found = self.range_test = self._run_range_test(plan, optimizer)
         self._apply_unit(optimizer)
         if found is None:
             logger.warning("The range test found no learning rate: the loss rises from the first step on.")
-            return
-        logger.info("Range test: the learning rate is %g, after %d batches.", found.learning_rate, found.batches)
-        numbers = {"iomt/range_test/learning_rate": found.learning_rate}
-        if plan.strides:
-            began = time.perf_counter()
-            strides = self._measure_strides(optimizer)
-            self.range_test = replace(found, strides=strides, seconds=found.seconds + time.perf_counter() - began)
-            numbers["iomt/range_test/left_out"] = float(self._log_left_out(optimizer))
-            self.plan_again()
-        self.log(numbers)
+        else:
+            logger.info("Range test: the learning rate is %g, after %d batches.", found.learning_rate, found.batches)
+            numbers = {"iomt/range_test/learning_rate": found.learning_rate}
+            if plan.strides:
+                began = time.perf_counter()
+                strides = self._measure_strides(optimizer)
+                self.range_test = replace(found, strides=strides, seconds=found.seconds + time.perf_counter() - began)
+                numbers["iomt/range_test/left_out"] = float(self._log_left_out(optimizer))
+            self.log(numbers)
+        # Also where there is nothing to leave out: an attempt that failed may have left another plan.
+        self.plan_again()
         self.save_range_test(str(self.args.output_dir))
 
     def plan_range_test(self, max_steps: int) -> int:

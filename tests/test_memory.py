@@ -74,18 +74,22 @@ def make(path, cls=IOMTTrainer, model=None, **settings):
     return cls(tiny.bert() if model is None else model, args, train_dataset=tiny.Texts())
 
 
-def counted(path, race_only=False, **settings):
-    """What a run held at most, and what was said beforehand."""
-    trainer = make(path, CountingTrainer, **settings)
-    trainer.counting = Counting(trainer, race_only)
-    trainer.add_callback(trainer.counting)
+def train_alone(trainer):
+    """Train while the garbage collector does not look at what was there before."""
     gc.collect()
-    # What was there before need not be looked at.
     gc.freeze()
     try:
         trainer.train()
     finally:
         gc.unfreeze()
+
+
+def counted(path, race_only=False, **settings):
+    """What a run held at most, and what was said beforehand."""
+    trainer = make(path, CountingTrainer, **settings)
+    trainer.counting = Counting(trainer, race_only)
+    trainer.add_callback(trainer.counting)
+    train_alone(trainer)
     interleaving = trainer.interleaving
     need = memory_need(
         trainable_tensors(trainer.model), trainer.interleaved_optimizer, interleaving.settings, trainer.race_plan
@@ -163,12 +167,7 @@ def test_strides(tmp_path, monkeypatch, settings, place, copies):
 
     monkeypatch.setattr("hf_iomt.trainer.InterleavedOptimizer", Seen)
     trainer.create_optimizer()
-    gc.collect()
-    gc.freeze()
-    try:
-        trainer.train()
-    finally:
-        gc.unfreeze()
+    train_alone(trainer)
     assert trainer.range_test.strides and peaks
     size = sum(item.numel() * 4 for item in counting.trained)
     # Parameters, gradients, the state of Adam, and three copies, of which two need not be here.
