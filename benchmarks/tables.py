@@ -116,6 +116,30 @@ def _lead(runs: Runs, contender: Contender) -> str:
     return difference(values(runs[DEFAULT.methods[0]], "test", metric), values(runs[name], "test", metric), metric)
 
 
+def switching(experiments: Mapping[str, Runs]) -> str:
+    """The surrogate's lead over other ways to switch: for each seed the mean over the experiments of accuracy."""
+    rows = []
+    for title, surrogate in (
+        ("nothing set", "iomt default"),
+        ("the paper's 15 candidates", "iomt grid"),
+        ("paper preset", "iomt paper"),
+    ):
+        for way in ("random", "cyclical"):
+            names = (surrogate, f"{surrogate}, {way}")
+            found = [
+                [values(runs[name], "test", "accuracy") for name in names]
+                for runs in experiments.values()
+                if metric_of(runs) == "accuracy" and all(name in runs for name in names)
+            ]
+            if found:
+                seeds = set.intersection(*(set(item) for pair in found for item in pair))
+                ours, theirs = (
+                    {seed: statistics.fmean(pair[side][seed] for pair in found) for seed in seeds} for side in (0, 1)
+                )
+                rows.append([title, way, str(len(found)), difference(ours, theirs, "accuracy")])
+    return markdown(["candidates", "against", "experiments", "accuracy"], rows) if rows else "No results."
+
+
 def times_to_target(experiments: Mapping[str, Runs], contenders: Sequence[Contender]) -> dict[str, dict[str, float]]:
     """Median processor seconds to the target of each experiment, by contender and experiment."""
     times: dict[str, dict[str, float]] = {}

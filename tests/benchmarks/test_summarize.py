@@ -13,7 +13,7 @@ from benchmarks.paper_figures import PAPER_FIGURES
 from benchmarks.paper_tables import PAPER_TABLES
 from benchmarks.protocol import group
 from benchmarks.summarize import summarize
-from benchmarks.tables import comparison, experiment_target, learning_rates
+from benchmarks.tables import comparison, experiment_target, learning_rates, switching
 
 
 def invented(experiment, name, seed):
@@ -96,3 +96,23 @@ def test_few_results_are_enough(experiments, tmp_path):
     few = {"qqp_minilm_lora": {"iomt default": {0: experiments["qqp_minilm_lora"]["iomt default"][0]}}}
     summarize(few, tmp_path)
     assert "| IOMT, nothing set |" in (tmp_path / "summary.md").read_text()
+
+
+def test_the_lead_of_the_surrogate_is_the_mean_over_experiments_for_each_seed():
+    def runs(metric, numbers):
+        made = {"configuration": {"metric": metric}}
+        return {
+            name: {seed: {**made, "test": {metric: value}} for seed, value in enumerate(column)}
+            for name, column in numbers.items()
+        }
+
+    experiments = {
+        "a": runs("accuracy", {"iomt grid": (0.5, 0.6), "iomt grid, random": (0.4, 0.4)}),
+        "b": runs("accuracy", {"iomt grid": (0.9, 0.8), "iomt grid, random": (0.9, 0.8)}),
+        # Neither has both in accuracy.
+        "c": runs("accuracy", {"iomt grid": (0.1, 0.1)}),
+        "d": runs("perplexity", {"iomt grid": (9.0, 9.0), "iomt grid, random": (1.0, 1.0)}),
+    }
+    (row,) = switching(experiments).splitlines()[2:]
+    assert row.startswith("| the paper's 15 candidates | random | 2 | +7.50")
+    assert switching({"c": experiments["c"]}) == "No results."
