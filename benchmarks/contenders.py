@@ -75,6 +75,7 @@ CONTENDERS: tuple[Contender, ...] = (
     Contender("control: nothing set, no watch over overfitting", ("iomt default, no watch",), "control"),
     Contender("control: 15 candidates, random switching", ("iomt grid, random",), "control"),
     Contender("control: 15 candidates, cyclical switching", ("iomt grid, cyclical",), "control"),
+    Contender("control: 15 candidates, race and then its first alone", ("iomt grid, commit",), "control"),
     Contender("control: paper preset, random switching", ("iomt paper, random",), "control"),
     Contender("control: paper preset, cyclical switching", ("iomt paper, cyclical",), "control"),
 )

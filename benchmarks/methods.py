@@ -119,6 +119,8 @@ _IOMT = {
 _CONTROLS = {
     "iomt grid, random": iomt(candidates="paper", selection="random"),
     "iomt grid, cyclical": iomt(candidates="paper", selection="cyclical"),
+    # Race, then the one that it goes on from.
+    "iomt grid, commit": iomt(candidates="paper", selection="commit"),
     "iomt default, random": iomt(selection="random"),
     "iomt default, cyclical": iomt(selection="cyclical"),
     "iomt default, no watch": iomt(overfitting_samples=0),

@@ -40,12 +40,17 @@ class Head(nn.Module):
     def __init__(self, width: int, classes: int, frozen: int) -> None:
         super().__init__()
         self.classifier = nn.Linear(width, classes)
-        self.backbone = nn.Parameter(torch.zeros(frozen, dtype=torch.int8), requires_grad=False)
+        self.backbone = _placeholder(frozen)
 
     def forward(self, features: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         """Logits of shape (n, classes) for features of shape (n, width), and their mean loss."""
         logits = self.classifier(features)
         return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+def _placeholder(count: int) -> nn.Parameter:
+    """So many parameters without values, which are asked for their number only."""
+    return nn.Parameter(torch.zeros(count, dtype=torch.int8), requires_grad=False)
 
 
 def small_vit(classes: int) -> nn.Module:
@@ -92,7 +97,16 @@ def resize_position_embeddings(model: Any, size: int) -> None:
 
 
 class _Given(nn.Module):
-    """Stands in for embeddings whose layers' output is the input."""
+    """
+    Stands in for frozen layers whose output is the input, and for the number of their parameters.
+
+    Args:
+        frozen (`int`): How many the layers had.
+    """
+
+    def __init__(self, frozen: int) -> None:
+        super().__init__()
+        self.frozen = _placeholder(frozen)
 
     def forward(self, inputs_embeds: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         return inputs_embeds
@@ -101,6 +115,7 @@ class _Given(nn.Module):
 def cut_layers(model: Any, count: int) -> None:
     """Take the embeddings and the lowest `count` layers off a BERT: it is given their output as `inputs_embeds`."""
     backbone = model.base_model
-    backbone.embeddings = _Given()
+    cut = [backbone.embeddings, *backbone.encoder.layer[:count]]
+    backbone.embeddings = _Given(sum(item.numel() for module in cut for item in module.parameters()))
     backbone.encoder.layer = backbone.encoder.layer[count:]
     model.config.num_hidden_layers = len(backbone.encoder.layer)

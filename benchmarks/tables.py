@@ -119,13 +119,17 @@ def _lead(runs: Runs, contender: Contender) -> str:
 def switching(experiments: Mapping[str, Runs]) -> str:
     """The surrogate's lead over other ways to switch: for each seed the mean over the experiments of accuracy."""
     rows = []
-    for title, surrogate in (
-        ("nothing set", "iomt default"),
-        ("the paper's 15 candidates", "iomt grid"),
-        ("paper preset", "iomt paper"),
+    for title, surrogate, alone in (
+        ("nothing set", "iomt default", "iomt range test, alone"),
+        ("the paper's 15 candidates", "iomt grid", "iomt grid, commit"),
+        ("paper preset", "iomt paper", ""),
     ):
-        for way in ("random", "cyclical"):
-            names = (surrogate, f"{surrogate}, {way}")
+        for way, other in (
+            ("random", f"{surrogate}, random"),
+            ("cyclical", f"{surrogate}, cyclical"),
+            ("the first after the race, alone", alone),
+        ):
+            names = (surrogate, other)
             found = [
                 [values(runs[name], "test", "accuracy") for name in names]
                 for runs in experiments.values()

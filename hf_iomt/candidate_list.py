@@ -9,8 +9,12 @@ from torch import nn
 
 from .optim import PRESETS, Candidate, has_relative_rates, parse_candidates, scale_rates
 
-# Learning rates of AdamW and its like that are usual for what is trained: the unit without a range test.
+# Learning rates of AdamW and its like that are usual for what is trained, in a model as large as BERT.
 _NOMINAL_UNITS = {"lora": 1e-3, "head": 3e-3, "full": 5e-5}
+_NOMINAL_SIZE = 110e6
+# Larger models are trained with smaller rates. A head does not depend on how large what it reads from is.
+_SIZE_POWER = -1 / 3
+_MOST_FOR_SIZE = 10.0
 # The highest that a range test tries. Within so few steps no rate harms a head, whose loss is convex, nor adapters
 # that learn nothing.
 _HIGHEST_RATES = {"lora": 0.3, "head": 0.03, "full": 0.05}
@@ -40,8 +44,18 @@ def resolve_candidates(args: Any, model: nn.Module, find: Any, unit: float | Non
 
 
 def nominal_unit(model: nn.Module) -> float:
-    """A usual learning rate of AdamW for what is trainable, see `kind_of_tuning`."""
-    return _NOMINAL_UNITS[kind_of_tuning(model)]
+    """
+    A usual learning rate of AdamW for what is trainable, see `kind_of_tuning`: the unit without a range test.
+
+    With adapters and where all of a model trains it falls with the third root of the number of parameters, as the
+    rates of GPT-3 do from 125 million to 175 billion (Brown et al., *Language Models are Few-Shot Learners*, 2020,
+    table 2.1): 5e-5 for 110 million, all of BERT, and 1e-3 for adapters on them; 1.3e-5 and 2.5e-4 for 7 billion;
+    never more than ten times those of BERT.
+    """
+    kind = kind_of_tuning(model)
+    size = sum(_count(parameter) for parameter in model.parameters())
+    factor = 1.0 if kind == "head" else min((size / _NOMINAL_SIZE) ** _SIZE_POWER, _MOST_FOR_SIZE)
+    return float(f"{_NOMINAL_UNITS[kind] * factor:.2g}")
 
 
 def highest_rate(model: nn.Module) -> float:
@@ -54,8 +68,14 @@ def kind_of_tuning(model: nn.Module) -> str:
     trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     if any("lora_" in name for name in trainable):
         return "lora"
-    numbers = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
-    return "head" if sum(numbers) < 0.1 * sum(parameter.numel() for parameter in model.parameters()) else "full"
+    numbers = [_count(parameter) for parameter in model.parameters() if parameter.requires_grad]
+    return "head" if sum(numbers) < 0.1 * sum(map(_count, model.parameters())) else "full"
+
+
+def _count(parameter: nn.Parameter) -> int:
+    """How many numbers a parameter holds: bitsandbytes packs two of four bits into a byte."""
+    packed = getattr(parameter, "bnb_quantized", False)
+    return parameter.numel() * (2 * parameter.element_size() if packed else 1)
 
 
 def check_trainable(model: nn.Module) -> None:

@@ -18,6 +18,7 @@ class IOMTSelection(ExplicitEnum):
     SURROGATE = "surrogate"
     RANDOM = "random"
     CYCLICAL = "cyclical"
+    COMMIT = "commit"
 
 
 class IOMTInitialSampling(ExplicitEnum):

@@ -38,12 +38,10 @@ _LEAST_SIGNAL = 0.04
 # The best rate falls with the length of a run, by a factor of ten for a thousand times the steps.
 _SHORT_RUN = 300
 _HORIZON = -1 / 3
-# Two runs of one task find rates that differ by a factor of two or more where so few steps teach little. So 3 times
-# the usual rate counts as well, in the geometric mean: with this weight where nothing is learned, and the less the
-# more is, by this power of the share of the loss that is left.
-_USUAL_FACTOR = 3.0
-_USUAL_WEIGHT = 0.3
-_USUAL_POWER = 4
+# Two runs of one task find rates that differ by a factor of two or more where so few steps teach little. So the usual
+# rate counts as well, in the geometric mean: as much as what is found where nothing is learned, and the less the more
+# is, by the share of the loss that is left.
+_USUAL_WEIGHT = 0.5
 
 
 @dataclass(frozen=True)
@@ -186,7 +184,7 @@ def run_range_test(
     share = max(signal or 0.0, _LEAST_SIGNAL) if _has_learned(losses, lowest) else _LEAST_SIGNAL
     found = tried[harmless - 1] * min(share, 1.0)
     weight = _weight_of_usual(losses[0], losses[lowest])
-    found = found ** (1 - weight) * (_USUAL_FACTOR * plan.usual) ** weight
+    found = found ** (1 - weight) * plan.usual**weight
     unit = found * max(steps / _SHORT_RUN, 1.0) ** _HORIZON
     finite = [loss if math.isfinite(loss) else None for loss in losses]
     return RangeTest(float(f"{unit:.2g}"), tried, finite, signal=signal, gradients=plan.gradients)
@@ -208,4 +206,4 @@ def _is_dead(losses: list[float], lowest: int) -> bool:
 
 def _weight_of_usual(start: float, lowest: float) -> float:
     left = min(max(lowest / start, 0.0), 1.0) if start > 0 else 1.0
-    return _USUAL_WEIGHT * left**_USUAL_POWER
+    return _USUAL_WEIGHT * left

@@ -152,7 +152,8 @@ class IOMTTrainingArguments(TrainingArguments):
         iomt_min_weight (`float`, *optional*, defaults to 0.1):
             Least sampling weight ω_min of Eq. 3, in [0, 1].
         iomt_selection (`str`, *optional*, defaults to `"surrogate"`):
-            `"surrogate"`, or the ablations `"random"` and `"cyclical"`.
+            `"surrogate"`, or the ablations `"random"`, `"cyclical"` and `"commit"`, which stays with the candidate
+            that the race goes on from.
 
     > Parameters that control the score (Eq. 2)
 
@@ -251,7 +252,7 @@ class IOMTTrainingArguments(TrainingArguments):
     )
     iomt_min_weight: float = field(default=0.1, metadata={"help": "Least sampling weight ω_min of Eq. 3, in [0, 1]."})
     iomt_selection: str = field(
-        default="surrogate", metadata={"help": "'surrogate', or the ablations 'random' and 'cyclical'."}
+        default="surrogate", metadata={"help": "'surrogate', or the ablations 'random', 'cyclical' and 'commit'."}
     )
     iomt_score: str | None = field(
         default=None, metadata={"help": "What Eq. 2 sees: 'losses' of the cycle, their 'trend', or a 'probe'."}

@@ -31,7 +31,7 @@ GOOD = {
     "iomt_initial_cycles": (None, 0, 1, 6, 10**9),
     "iomt_initial_sampling": ("weighted", "uniform"),
     "iomt_min_weight": (0, 1, 0.1, 0.0, 1e-300),
-    "iomt_selection": ("surrogate", "surrogate", "random", "cyclical"),
+    "iomt_selection": ("surrogate", "surrogate", "random", "cyclical", "commit"),
     "iomt_score": (None, "losses", "trend", "probe"),
     "iomt_alpha": (0, 0.1, -0.5, 1e6, -1e6),
     "iomt_surrogate_window": (2, 3, 64, 10**9),

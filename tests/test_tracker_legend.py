@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("small_heap")
 CANDIDATES = ["adam:lr=0.01", "sgdm:lr=0.05"]
 LEGEND = {
     "candidate": {"0": "adam:lr=0.01", "1": "sgdm:lr=0.05"},
-    "phase": {"0": "race", "1": "initial", "2": "surrogate", "3": "random", "4": "cyclical"},
+    "phase": {"0": "race", "1": "initial", "2": "surrogate", "3": "random", "4": "cyclical", "5": "commit"},
 }
 STEPS = [3, 6, 9, 12, 15, 18, 21, 24]
 

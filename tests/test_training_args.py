@@ -312,7 +312,7 @@ class TestChoices:
             ("iomt_idle_state", "keep, reset"),
             ("iomt_offload", "none, cpu, disk"),
             ("iomt_initial_sampling", "weighted, uniform"),
-            ("iomt_selection", "surrogate, random, cyclical"),
+            ("iomt_selection", "surrogate, random, cyclical, commit"),
             ("iomt_score", "losses, trend, probe"),
             ("iomt_state_compression", "pca, rp, umap, none"),
             ("iomt_variance_weight", "text, printed"),

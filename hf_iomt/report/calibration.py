@@ -129,7 +129,7 @@ def why_none(run: Run) -> str:
     if len(run.candidates) == 1:
         return "there is one candidate, and nothing to choose"
     phases = {record["phase"] for record in run.cycles}
-    if rule := phases & {"random", "cyclical"}:
+    if rule := phases & {"random", "cyclical", "commit"}:
         return f"the choice was {rule.pop()}"
     if "surrogate" in phases:
         return "training ended within the first cycle that it chose"

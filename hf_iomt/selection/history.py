@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 HISTORY_NAME = "iomt_history.json"
 
-Phase = Literal["race", "initial", "surrogate", "random", "cyclical"]
+Phase = Literal["race", "initial", "surrogate", "random", "cyclical", "commit"]
 # Loggers draw numbers: a phase is logged as its position.
 PHASES: tuple[str, ...] = get_args(Phase)
 
@@ -25,7 +25,7 @@ class CycleRecord:
         candidate (`str`): The candidate, in the grammar of a candidate list.
         family (`str`): Its family.
         learning_rate (`float`): The learning rate of the cycle's first step, schedule and damping included.
-        phase (`str`): `race`, `initial`, `surrogate`, or the ablations' `random` and `cyclical`.
+        phase (`str`): `race`, `initial`, `surrogate`, or the ablations' `random`, `cyclical` and `commit`.
         score (`float`, *optional*): Eq. 2, in [-1, 1]; `None` where training ended within the cycle.
         predicted_mean (`float`, *optional*): What the surrogate expected of the score.
         predicted_std (`float`, *optional*): How sure it was.

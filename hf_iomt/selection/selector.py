@@ -35,7 +35,7 @@ class SelectorSettings:
     initial_cycles: int = 20
     initial_sampling: Literal["weighted", "uniform"] = "weighted"
     min_weight: float = 0.1
-    selection: Literal["surrogate", "random", "cyclical"] = "surrogate"
+    selection: Literal["surrogate", "random", "cyclical", "commit"] = "surrogate"
     transferability: float = 0.5
     halving_cycles: int = 20
     variance_weight: Literal["text", "printed"] = "text"
@@ -74,7 +74,7 @@ class Selector:
         seed (`int`): Seed of the selector's own generator.
 
     Attributes:
-        contenders (`list[int]`): Indices of the candidates to choose among, at first all.
+        contenders (`list[int]`): Indices of the candidates to choose among, the first trusted most; initially all.
         trusted (`int`): Index of the candidate that has the head start, at first the first.
     """
 
@@ -128,6 +128,8 @@ class Selector:
         self._cycles += 1
         if self.settings.selection == "cyclical":
             return Choice(self.contenders[cycle % len(self.contenders)], "cyclical")
+        if self.settings.selection == "commit":
+            return Choice(self.contenders[0], "commit")
         if self.settings.selection == "random":
             return Choice(int(self._generator.choice(self.contenders)), "random")
         if cycle < self.settings.initial_cycles:

@@ -105,6 +105,15 @@ class TestPhases:
         assert [choice.candidate for choice in chosen] == [0, 1, 2, 3, 4, 5, 6, 0, 1, 2]
         assert {choice.phase for choice in chosen} == {"cyclical"}
 
+    def test_commit_stays_with_the_first_whatever_the_scores(self):
+        selector = make_selector(selection="commit")
+        for contenders in ([0, 1, 2, 3, 4, 5, 6], [4, 1]):
+            selector.restrict(contenders)
+            for _ in range(10):
+                choice = selector.choose(np.zeros(4))
+                assert (choice.candidate, choice.phase) == (contenders[0], "commit")
+                selector.observe(choice.candidate, np.zeros(4), -1.0)
+
     def test_random_draws_every_candidate_alike_whatever_the_scores(self):
         selector = make_selector(selection="random")
         counts = Counter()
@@ -160,7 +169,7 @@ class TestPhases:
 
 
 class TestRestrict:
-    @pytest.mark.parametrize("selection", ["surrogate", "random", "cyclical"])
+    @pytest.mark.parametrize("selection", ["surrogate", "random", "cyclical", "commit"])
     @pytest.mark.parametrize("contenders", [[5, 0], [3], [6, 1, 2]])
     def test_only_contenders_are_chosen(self, selection, contenders):
         selector = make_selector(selection=selection, initial_cycles=5)
@@ -440,7 +449,7 @@ class TestState:
             state = state + 0.1 * generator.standard_normal(12)
         return found
 
-    @pytest.mark.parametrize("selection", ["surrogate", "random", "cyclical"])
+    @pytest.mark.parametrize("selection", ["surrogate", "random", "cyclical", "commit"])
     @pytest.mark.parametrize("cycles", [0, 1, 3, 7, 25, 40])
     def test_it_goes_on_where_it_was(self, tmp_path, cycles, selection):
         settings = {"initial_cycles": 3, "selection": selection, "surrogate_window": 16}
