@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from benchmarks.experiment import load_tier
-from benchmarks.methods import expand
+from benchmarks.methods import GROUPS, expand
 from benchmarks.paper_figures import PAPER_FIGURES
 from benchmarks.paper_tables import PAPER_TABLES
 from benchmarks.protocol import group
 from benchmarks.summarize import summarize
-from benchmarks.tables import comparison, experiment_target, learning_rates, switching
+from benchmarks.tables import comparison, experiment_target, hindsight, learning_rates, switching
 
 
 def invented(experiment, name, seed):
@@ -96,6 +96,32 @@ def test_few_results_are_enough(experiments, tmp_path):
     few = {"qqp_minilm_lora": {"iomt default": {0: experiments["qqp_minilm_lora"]["iomt default"][0]}}}
     summarize(few, tmp_path)
     assert "| IOMT, nothing set |" in (tmp_path / "summary.md").read_text()
+
+
+def test_hindsight_knows_the_test_metric_and_other_seeds_know_less():
+    def runs(numbers):
+        return {
+            name: {
+                seed: {
+                    "configuration": {"metric": "accuracy"},
+                    "test": {"accuracy": value},
+                    "validation": {"accuracy": 0.5},
+                }
+                for seed, value in enumerate(column)
+            }
+            for name, column in numbers.items()
+        }
+
+    grid = {name: (0.1, 0.1, 0.1) for name in GROUPS["grid"]}
+    # The first is best in the mean, and by any two seeds with the first of them; the second by the other two.
+    grid["adam:lr=0.1"], grid["sgd:lr=0.1"] = (0.9, 0.6, 0.6), (0.2, 0.8, 0.8)
+    lines = hindsight({"a": runs({**grid, "iomt default": (0.8, 0.7, 0.6)}), "b": runs({"iomt default": (1.0,)})})
+    rows = {line.split(" | ")[0].removeprefix("| "): line.split(" | ")[1:] for line in lines.splitlines()}
+    assert rows["against the best in hindsight"] == ["accuracy, mean (experiments)", "a |"]
+    # The best mean of the grid is 0.7.
+    assert rows["IOMT, nothing set"] == ["+0.00 (1)", "+0.00 |"]
+    # Picked by the others: 0.2, 0.6 and 0.6.
+    assert rows["best of the 15 by the test metric of the other seeds"] == ["-23.33 (1)", "-23.33 |"]
 
 
 def test_the_lead_of_the_surrogate_is_the_mean_over_experiments_for_each_seed():
