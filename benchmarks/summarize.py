@@ -44,8 +44,8 @@ def summarize(experiments: Mapping[str, Runs], folder: Path) -> None:
         "Differences of the test metric (accuracy in points; perplexity), + where default IOMT is better.",
         leads(experiments),
         "## Against the best of the paper's 15 candidates in hindsight",
-        "Which of them that is, by the mean of the test metric over the seeds, is known after 15 runs and the test; it "
-        "is the largest of 15 noisy numbers. The last row picks for each seed by the test metric of the others.",
+        "Which of them that is, by the mean of the test metric over the seeds, is known after 15 runs and the test; "
+        "it is the largest of 15 noisy numbers. The last row picks for each seed by the test metric of the others.",
         hindsight(experiments),
         "## The surrogate against other ways to switch",
         switching(experiments),

@@ -72,6 +72,16 @@ def kind_of_tuning(model: nn.Module) -> str:
     return "head" if sum(numbers) < 0.1 * sum(map(_count, model.parameters())) else "full"
 
 
+def trains_linear_head(model: nn.Module) -> bool:
+    """
+    Whether all that trains of a `head` are the weights of linear layers, two at most: a loss that is convex in them,
+    or nearly so.
+    """
+    owners = [item for item in model.modules() if any(own.requires_grad for own in item.parameters(recurse=False))]
+    linear = all(isinstance(item, nn.Linear) and item.weight.requires_grad for item in owners)
+    return linear and len(owners) <= 2 and kind_of_tuning(model) == "head"
+
+
 def _count(parameter: nn.Parameter) -> int:
     """How many numbers a parameter holds: bitsandbytes packs two of four bits into a byte."""
     packed = getattr(parameter, "bnb_quantized", False)

@@ -14,14 +14,22 @@ import torch
 from torch import nn
 from transformers import Trainer
 
-from .candidate_list import candidate_text, highest_rate, kind_of_tuning, nominal_unit, resolve_candidates
+from .candidate_list import (
+    candidate_text,
+    highest_rate,
+    kind_of_tuning,
+    nominal_unit,
+    resolve_candidates,
+    trains_linear_head,
+)
 from .generators import preserved_generators
 from .gradient_noise import GradientNoise
 from .json_files import write_json
 from .optim import InterleavedOptimizer, Snapshot, has_only_relative_rates, has_relative_rates, trainable_tensors
+from .polyak import PolyakStep
 from .probe import Probe
 from .race_plan import FINALISTS
-from .range_test import RANGE_TEST_NAME, RangeTest, RangeTestPlan, plan_range_test, run_range_test
+from .range_test import RANGE_TEST_NAME, RangeTest, RangeTestPlan, for_steps, plan_range_test, run_range_test
 from .running_metrics import kept_metrics
 from .samples import Group, count_items, draw_groups, mean_loss
 from .shards import reshard
@@ -92,7 +100,7 @@ class LearningRateMixin(_Base):
         found = self.range_test = self._run_range_test(plan, optimizer)
         self._apply_unit(optimizer)
         if found is None:
-            logger.warning("The range test found no learning rate: the loss rises from the first step on.")
+            logger.warning("The range test found no learning rate: the loss is no positive number, or rises.")
         else:
             logger.info("Range test: the learning rate is %g, after %d batches.", found.learning_rate, found.batches)
             numbers = {"iomt/range_test/learning_rate": found.learning_rate}
@@ -155,10 +163,11 @@ class LearningRateMixin(_Base):
         model = self.trained_module()
         text, find = candidate_text(self.args), find_family(self.args, model)
         many = bool(self.args.iomt_race_steps) and len(resolve_candidates(self.args, model, find)) > FINALISTS
-        usual, highest = nominal_unit(model), highest_rate(model)
+        usual, highest, linear = nominal_unit(model), highest_rate(model), trains_linear_head(model)
+        needed = many or has_relative_rates(text)
 
         def plan(max_steps: int) -> RangeTestPlan | None:
-            return plan_range_test(usual, highest, max_steps, many) if many or has_relative_rates(text) else None
+            return plan_range_test(usual, highest, max_steps, many, linear) if needed else None
 
         return plan
 
@@ -189,7 +198,6 @@ class LearningRateMixin(_Base):
             reshard(model)
         tensors, goes_on = trainable_tensors(model), kind_of_tuning(model) != "full"
         batches = self._draw_batches(plan.batches)
-        probe = Probe(self, _PROBE_SAMPLES)
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         # Where training will begin, and nothing else: the test is over when they have been put back.
         begin = [Snapshot(tensors, storage=optimizer.storage)]
@@ -201,9 +209,13 @@ class LearningRateMixin(_Base):
 
         try:
             with preserved_generators(args.seed), kept_metrics(self):
-                signal = self._measure_signal(parameters, batches, plan.gradients)
-                step = self._make_step(parameters, batches)
-                found = run_range_test(plan, step, lambda: float(probe().mean()), keep, signal, self.state.max_steps)
+                if plan.rates:
+                    probe = Probe(self, _PROBE_SAMPLES)
+                    signal = self._measure_signal(parameters, batches, plan.gradients)
+                    step, measure = self._make_step(parameters, batches), lambda: float(probe().mean())
+                    found = run_range_test(plan, step, measure, keep, signal, self.state.max_steps)
+                else:
+                    found = self._measure_step_length(parameters, batches, plan.gradients)
         finally:
             begin[0].restore()
             self.model_wrapped.zero_grad()
@@ -244,6 +256,17 @@ class LearningRateMixin(_Base):
             self.model_wrapped.zero_grad()
         return noise.signal()
 
+    def _measure_step_length(
+        self, parameters: list[nn.Parameter], batches: Iterator[Group], count: int
+    ) -> RangeTest | None:
+        """What the gradients at the present parameters tell of the learning rate of a linear head."""
+        polyak = PolyakStep(parameters, lambda values: self.accelerator.reduce(values, "mean"))
+        for _ in range(count):
+            polyak.add(self._add_gradients(next(batches)))
+            self.model_wrapped.zero_grad()
+        found = polyak.learning_rate
+        return None if found is None else RangeTest(for_steps(found, self.state.max_steps), gradients=count)
+
     def _make_step(self, parameters: list[nn.Parameter], batches: Iterator[Group]) -> Callable[[float], None]:
         """A function that trains on the next batches with AdamW at a learning rate."""
         optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.0)
@@ -267,10 +290,13 @@ class LearningRateMixin(_Base):
     def _gradient_scale(self) -> float:
         return _FP16_SCALE if self.args.fp16 else 1.0
 
-    def _add_gradients(self, group: Group) -> None:
-        """Gradients of the mean loss of the batches of a step."""
+    def _add_gradients(self, group: Group) -> torch.Tensor:
+        """Gradients of the mean loss of the batches of a step, which is returned, scaled as they are."""
         total = sum(count for _, count in group)
         self.model_wrapped.train()
+        losses = []
         for inputs, count in group:
-            loss = mean_loss(self, inputs, **count_items(self, inputs))
-            (loss * (self._gradient_scale * count / total)).backward()
+            loss = mean_loss(self, inputs, **count_items(self, inputs)) * (self._gradient_scale * count / total)
+            loss.backward()
+            losses.append(loss.detach())
+        return torch.stack(losses).sum()

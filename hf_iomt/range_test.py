@@ -92,7 +92,7 @@ class RangeTestPlan:
     Args:
         usual (`float`): A learning rate that is usual for what is trained.
         gradients (`int`): Batches whose gradients are compared.
-        rates (`list[float]`): Learning rates of the steps, ascending.
+        rates (`list[float]`): Learning rates of the steps, ascending; none where the gradients are enough.
         strides (`bool`, *optional*): Whether the candidates' strides are measured afterwards, at one more batch.
     """
 
@@ -107,7 +107,9 @@ class RangeTestPlan:
         return self.gradients + len(self.rates) + self.strides
 
 
-def plan_range_test(usual: float, highest: float, steps: int, strides: bool = False) -> RangeTestPlan | None:
+def plan_range_test(
+    usual: float, highest: float, steps: int, strides: bool = False, linear: bool = False
+) -> RangeTestPlan | None:
     """
     Learning rates from 0.3 times the usual to the highest by equal factors: 6 to a factor of ten, and 8 gradients;
     fewer where a run has few steps.
@@ -117,6 +119,8 @@ def plan_range_test(usual: float, highest: float, steps: int, strides: bool = Fa
         highest (`float`): The highest rate that is worth a try.
         steps (`int`): Steps of the whole run. The test reads at most 15 % as many batches.
         strides (`bool`, *optional*): Whether the candidates' strides are measured afterwards.
+        linear (`bool`, *optional*): Whether what trains is a linear head, for which gradients are enough, see
+            [`PolyakStep`].
 
     Returns:
         The plan; `None` where there is no room for a test.
@@ -124,7 +128,10 @@ def plan_range_test(usual: float, highest: float, steps: int, strides: bool = Fa
     lowest = usual * _LOWEST
     decades = math.log10(highest / lowest)
     for gradients, least in _PLANS:
-        per_decade = min((_SHARE * steps - gradients - strides) / decades, _MOST_PER_DECADE)
+        room = _SHARE * steps - gradients - strides
+        if linear and room >= 0:
+            return RangeTestPlan(usual, gradients, [], strides)
+        per_decade = min(room / decades, _MOST_PER_DECADE)
         if per_decade >= least:
             rates = np.geomspace(lowest, highest, int(per_decade * decades))
             return RangeTestPlan(usual, gradients, [float(rate) for rate in rates], strides)
@@ -185,9 +192,13 @@ def run_range_test(
     found = tried[harmless - 1] * min(share, 1.0)
     weight = _weight_of_usual(losses[0], losses[lowest])
     found = found ** (1 - weight) * plan.usual**weight
-    unit = found * max(steps / _SHORT_RUN, 1.0) ** _HORIZON
     finite = [loss if math.isfinite(loss) else None for loss in losses]
-    return RangeTest(float(f"{unit:.2g}"), tried, finite, signal=signal, gradients=plan.gradients)
+    return RangeTest(for_steps(found, steps), tried, finite, signal=signal, gradients=plan.gradients)
+
+
+def for_steps(learning_rate: float, steps: int) -> float:
+    """The learning rate for a run of so many steps, with two digits: beyond 300 it falls with their third root."""
+    return float(f"{learning_rate * max(steps / _SHORT_RUN, 1.0) ** _HORIZON:.2g}")
 
 
 def _has_learned(losses: list[float], lowest: int) -> bool:
