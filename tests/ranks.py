@@ -58,8 +58,10 @@ def train(folder, settings):
             **{"iomt_candidates": "adam:lr=0.01; sgdm:lr=0.05; adagrad:lr=0.02", "iomt_switch_steps": 4, **settings},
         )
     )
-    dropout = 0.0 if model == "smooth" else 0.1
+    dropout = 0.0 if model in ("smooth", "head") else 0.1
     network = tiny.lora(dropout=dropout) if model == "lora" else tiny.bert(dropout=dropout)
+    if model == "head":
+        network.bert.requires_grad_(False)
     data = {"train_dataset": tiny.Texts(samples)}
     if chance:
         data = {"train_dataset": tiny.Chance(samples), "eval_dataset": tiny.Chance(samples, seed=1)}

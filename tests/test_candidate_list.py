@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from hf_iomt.candidate_list import kind_of_tuning, nominal_unit
+from hf_iomt.candidate_list import kind_of_tuning, nominal_unit, trains_linear_head
 
 
 def of_size(count):
@@ -60,6 +60,30 @@ def test_a_head_has_the_same_on_any_model():
     assert kind_of_tuning(model) == "head" and nominal_unit(model) == 3e-3
     model.bert.more = nn.Parameter(torch.empty(int(1e9), device="meta"), requires_grad=False)
     assert nominal_unit(model) == 3e-3
+
+
+def test_a_linear_head_is_nothing_but_one_or_two_linear_layers():
+    def tuned(*names):
+        model = tiny.bert()
+        for name, item in model.named_parameters():
+            item.requires_grad_(name.startswith(names))
+        return model
+
+    # A large model, so that all of these are heads.
+    for names, linear in (
+        (("classifier",), True),
+        (("classifier", "bert.pooler"), True),
+        # Only its bias; a norm as well; a third layer.
+        (("classifier.bias",), False),
+        (("classifier", "bert.embeddings.LayerNorm"), False),
+        (("classifier", "bert.pooler", "bert.encoder.layer.0.attention.self.query"), False),
+    ):
+        model = tuned(*names)
+        model.bert.more = nn.Parameter(torch.empty(int(1e9), device="meta"), requires_grad=False)
+        assert kind_of_tuning(model) == "head" and trains_linear_head(model) == linear, names
+    assert not trains_linear_head(tiny.bert()) and not trains_linear_head(tiny.lora())
+    # All of the model is no head.
+    assert not trains_linear_head(nn.Linear(4, 2))
 
 
 def test_weights_of_four_bits_count_as_many_as_they_are():

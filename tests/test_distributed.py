@@ -121,9 +121,11 @@ def test_the_range_test_finds_the_same_in_shards(tmp_path):
     settings = {"model": "smooth", "max_steps": 150, "samples": 128, "iomt_candidates": "adamw:lr=1x|2x; sgd:lr=0.01"}
     # Of more than three it leaves some out, here the last two.
     many = {**settings, "iomt_candidates": "adamw:lr=1x|1.5x; adagrad:lr=1x|1.5x; sgd:lr=1e-9|1e5"}
-    whole = launch(tmp_path / "ddp", TORCHRUN, settings, many)
-    sharded = launch(tmp_path / "fsdp", TORCHRUN, {**settings, **FSDP}, {**many, **FSDP})
+    head = {**settings, "model": "head", "max_steps": 60, "iomt_candidates": "adamw:lr=1x"}
+    whole = launch(tmp_path / "ddp", TORCHRUN, settings, many, head)
+    sharded = launch(tmp_path / "fsdp", TORCHRUN, *({**run, **FSDP} for run in (settings, many, head)))
     assert_same_decisions(whole, sharded)
+    assert "adamw:lr=0.003" not in {record["candidate"] for record in whole[2]["history"]}
     # It is not the usual rate, which counts where there is no test.
     assert not {"adamw:lr=5e-05", "adamw:lr=0.0001"} & {record["candidate"] for record in whole[0]["history"]}
     assert {record["family"] for record in whole[1]["history"]} == {"adamw", "adagrad"}

@@ -72,7 +72,9 @@ def test_no_rate_of_the_test_is_beyond_what_is_worth_a_try(tmp_path, kind, highe
     """Also where no rate does harm, as here, where the loss does not depend on what trains."""
     model = tiny.lora() if kind == "lora" else tiny.bert()
     if kind == "head":
+        # Not linear, for which there would be no such test.
         model.bert.requires_grad_(False)
+        model.bert.embeddings.LayerNorm.requires_grad_(True)
 
     def loss(outputs, labels, **kwargs):
         return 0.0 * outputs["logits"].sum() + 1.0
@@ -146,6 +148,38 @@ def test_its_losses_are_those_of_a_loop_written_out(tmp_path, settings):
         expected.append(float(loss(probe).detach()))
     np.testing.assert_allclose(trainer.range_test.losses, expected, rtol=2e-4)
     assert max(abs(np.diff(expected))) > 1e-2
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"gradient_accumulation_steps": 2}, {"max_grad_norm": 0.05}, {"bf16": True}], ids=str
+)
+def test_a_linear_head_takes_gradients_only(tmp_path, settings):
+    model, texts = tiny.bert(dropout=0.0), tiny.Texts(400)
+    model.bert.requires_grad_(False)
+    start, begin = copy.deepcopy(model), Beginning()
+    settings = {"iomt_candidates": RELATIVE, "iomt_transferability": "off", "max_steps": 600, **settings}
+    args = IOMTTrainingArguments(**tiny.quiet(tmp_path, **settings))
+    trainer = IOMTTrainer(model, args, train_dataset=texts, callbacks=[begin, Stop(1)])
+    trainer.train()
+    found = trainer.range_test
+    assert (found.rates, found.losses, found.gradients, found.batches) == ([], [], 8, 8)
+    # Nothing was trained before the first step.
+    tiny.assert_same(begin.values, tiny.values(start))
+    order = np.random.default_rng(args.seed).permutation(len(texts))[32:]
+    size = 4 * args.gradient_accumulation_steps
+    losses, sizes = [], []
+    for number in range(8):
+        rows = order[number * size :][:size]
+        start.zero_grad()
+        ids = texts.ids[rows]
+        loss = start(input_ids=ids, attention_mask=torch.ones_like(ids), labels=texts.labels[rows]).loss
+        loss.backward()
+        losses.append(loss.item())
+        sizes.append(sum(float(item.grad.abs().sum()) for item in start.classifier.parameters()))
+    # Of 600 steps, with two digits.
+    assert found.learning_rate == pytest.approx(0.2 * sum(losses) / sum(sizes) * 2 ** (-1 / 3), rel=0.06)
+    assert names(trainer)[0] == f"adamw:lr={found.learning_rate:g}"
+    assert RangeTest.read(tmp_path / RANGE_TEST_NAME) == found
 
 
 def begun(path, model):

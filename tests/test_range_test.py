@@ -51,6 +51,16 @@ def test_a_test_takes_a_share_of_the_run_and_not_too_few_steps_to_a_factor_of_te
     assert fewer is None if gradients == 4 else fewer.gradients == 4
 
 
+@pytest.mark.parametrize("strides", [False, True])
+def test_a_linear_head_needs_gradients_only(strides):
+    for gradients in (8, 4):
+        least = math.ceil((gradients + strides) / 0.15)
+        plan = plan_range_test(3e-3, 0.03, least, strides, linear=True)
+        assert (plan.gradients, plan.rates, plan.batches) == (gradients, [], gradients + strides)
+        fewer = plan_range_test(3e-3, 0.03, least - 1, strides, linear=True)
+        assert fewer is None if gradients == 4 else fewer.gradients == 4
+
+
 def test_the_rate_is_the_share_of_signal_of_the_last_harmless_one():
     valley = Valley()
     rates = np.geomspace(1e-6, 1, 42).tolist()
