@@ -121,7 +121,8 @@ def test_the_range_test_finds_the_same_in_shards(tmp_path):
     settings = {"model": "smooth", "max_steps": 150, "samples": 128, "iomt_candidates": "adamw:lr=1x|2x; sgd:lr=0.01"}
     # Of more than three it leaves some out, here the last two.
     many = {**settings, "iomt_candidates": "adamw:lr=1x|1.5x; adagrad:lr=1x|1.5x; sgd:lr=1e-9|1e5"}
-    head = {**settings, "model": "head", "max_steps": 60, "iomt_candidates": "adamw:lr=1x"}
+    head = {**settings, "model": "head", "max_steps": 60, "iomt_selection": "cyclical"}
+    head["iomt_candidates"] = "adamw:lr=1x|2x|0.5x"
     whole = launch(tmp_path / "ddp", TORCHRUN, settings, many, head)
     sharded = launch(tmp_path / "fsdp", TORCHRUN, *({**run, **FSDP} for run in (settings, many, head)))
     assert_same_decisions(whole, sharded)
