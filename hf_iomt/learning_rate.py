@@ -88,9 +88,10 @@ class LearningRateMixin(_Base):
         Run the range test where candidates depend on it, write their learning rates into the optimizer, and plan for
         those that stay.
 
-        Training of adapters or a head then goes on from the parameters with the lowest loss that the test has reached,
-        as from a warm-up. Where all of a model trains it begins at the initial ones: large rates lower the loss there,
-        too, and spoil features that it was pre-trained for.
+        Training of adapters, or of parts of a frozen model, then goes on from the parameters with the lowest loss that
+        the test has reached, as from a warm-up. Where all of a model trains it begins at the initial ones: large rates
+        lower the loss there, too, and spoil features that it was pre-trained for. For a linear head some gradients are
+        enough, see [`PolyakStep`].
         """
         self.range_test = None
         plan = self._range_test_planner()(self.state.max_steps)

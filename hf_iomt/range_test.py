@@ -53,10 +53,10 @@ class RangeTest:
         learning_rate (`float`): The learning rate for AdamW and its like; the unit `x` of candidate lists.
         rates (`list[float]`): The learning rates of the steps that were made, ascending.
         losses (`list[float | None]`): The probe's loss before the first step and after each; `None` where it was not
-            finite. One more than `rates`.
+            finite. One more than `rates`; empty where the gradients were enough.
         seconds (`float`): How long it took.
         signal (`float`, *optional*): Share of signal in the gradients at the start, see `GradientNoise`.
-        gradients (`int`, *optional*): Batches whose gradients were compared for it.
+        gradients (`int`, *optional*): Batches whose gradients were taken before the steps, or in place of them.
         strides (`list[float | None]`, *optional*): The candidates' strides, see `stride.measure_strides`; `None` for
             those that are not finite. Empty where none were measured.
     """
@@ -91,7 +91,7 @@ class RangeTestPlan:
 
     Args:
         usual (`float`): A learning rate that is usual for what is trained.
-        gradients (`int`): Batches whose gradients are compared.
+        gradients (`int`): Batches whose gradients are taken first.
         rates (`list[float]`): Learning rates of the steps, ascending; none where the gradients are enough.
         strides (`bool`, *optional*): Whether the candidates' strides are measured afterwards, at one more batch.
     """
