@@ -43,7 +43,9 @@ def set_scale(axes: Axes, values: Sequence[float]) -> float:
     reach = max(high - low, 1e-3 * max(abs(high), abs(low)), 1e-9)
     seen = finite[(finite >= low - _BEYOND * reach) & (finite <= high + _BEYOND * reach)]
     bottom, top = seen.min(), seen.max()
-    margin = 0.06 * max(top - bottom, reach)
+    # Around what does not change, so that its ticks are no noise of the fifth digit.
+    constant = top == bottom and not logarithmic
+    margin = max(0.05 * abs(top), reach) if constant else 0.06 * max(top - bottom, reach)
     bottom, top = bottom - margin, top + margin
     if logarithmic:
         bottom, top = 10**bottom, 10**top

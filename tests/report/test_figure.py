@@ -159,6 +159,13 @@ class TestPanels:
 
 
 class TestScale:
+    @pytest.mark.parametrize("value", [0.9477, -3.0, 1e-12, 0.0])
+    def test_what_does_not_change_is_a_line_in_the_middle_of_a_tenth(self, axes, value):
+        top = set_scale(axes, [value, value])
+        bottom, limit = axes.get_ylim()
+        assert limit == top > value > bottom and limit - value == pytest.approx(value - bottom, rel=1e-6)
+        assert limit - value >= 0.04999 * abs(value)
+
     def test_all_is_seen_where_nothing_stands_out(self, axes):
         top = set_scale(axes, [1.0, 1.5, 2.0])
         assert axes.get_ylim()[0] < 1 and axes.get_ylim()[1] == top > 2
