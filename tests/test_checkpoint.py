@@ -40,23 +40,30 @@ def make(path, model=None, callbacks=None, cls=IOMTTrainer, **settings):
     return cls(tiny.lora() if model is None else model, args, train_dataset=tiny.Texts(), callbacks=callbacks)
 
 
+def slow(settings):
+    """What is tested for every change by cases that are like it."""
+    return pytest.param(settings, marks=pytest.mark.slow)
+
+
 class TestExactness:
     @pytest.mark.parametrize(
         "settings",
         [
             {},
             {"gradient_accumulation_steps": 2, "warmup_steps": 5, "max_grad_norm": 0.5},
-            {"bf16": True},
-            {"iomt_score": "probe"},
+            slow({"bf16": True}),
+            slow({"iomt_score": "probe"}),
             {"iomt_preset": "paper", "iomt_initial_cycles": 3, "iomt_candidates": THREE},
-            {"iomt_selection": "random"},
+            slow({"iomt_selection": "random"}),
             {"iomt_candidates": HARMFUL, "iomt_patience": 2, "iomt_advantage": 0.0, "weight_decay": 0.1},
-            {"iomt_candidates": HARMFUL, "iomt_idle_state": "reset", "lr_scheduler_type": "cosine"},
-            {"iomt_candidates": "rmsprop:lr=0.01; rmsprop:lr=0.01,momentum=0.9; nag:lr=0.01,momentum=0.9"},
-            {"iomt_candidates": "adamw:lr=0.01"},
+            slow({"iomt_candidates": HARMFUL, "iomt_idle_state": "reset", "lr_scheduler_type": "cosine"}),
+            slow({"iomt_candidates": "rmsprop:lr=0.01; rmsprop:lr=0.01,momentum=0.9; nag:lr=0.01,momentum=0.9"}),
+            slow({"iomt_candidates": "adamw:lr=0.01"}),
             # SWATS switches within its rung of the race, and in a run of its own.
             {"iomt_candidates": "swats:lr=1e-3,tolerance=1e-3; padam:lr=0.1; adabound:lr=1e-3"},
-            {"iomt_candidates": "swats:lr=1e-3,tolerance=1e-3", "lr_scheduler_type": "cosine", "warmup_steps": 5},
+            slow(
+                {"iomt_candidates": "swats:lr=1e-3,tolerance=1e-3", "lr_scheduler_type": "cosine", "warmup_steps": 5}
+            ),
         ],
         ids=lambda settings: ", ".join(f"{name}={value}" for name, value in settings.items()) or "default",
     )
@@ -154,7 +161,7 @@ def test_killed_again_and_again(tmp_path):
     tiny.assert_same_outcome(tiny.outcome(whole), tiny.outcome(resumed))
 
 
-@pytest.mark.parametrize("settings", [{}, {"bf16": True}], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("settings", [{}, slow({"bf16": True})], ids=["fp32", "bf16"])
 def test_killed_at_random(tmp_path, settings):
     """Accumulation, dropout, LoRA: 20 kills, some of them while a checkpoint is written."""
     settings = {**settings, "gradient_accumulation_steps": 2, "max_steps": 30}

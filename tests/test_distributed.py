@@ -53,8 +53,12 @@ def launch(folder, launcher, *runs):
         (TORCHRUN, FSDP),
         ([*ACCELERATE, *BY_LAUNCHER], {"model": "lora", "gradient_accumulation_steps": 2}),
         (TORCHRUN, {**FSDP, **HARMFUL, "iomt_score": "probe"}),
-        (TORCHRUN, {**FSDP, "iomt_candidates": "sgd:lr=0.05|0.01"}),
-        (TORCHRUN, {**FSDP, "iomt_candidates": "swats:lr=0.01,tolerance=1; padam:lr=0.1; adabound:lr=0.001"}),
+        pytest.param(TORCHRUN, {**FSDP, "iomt_candidates": "sgd:lr=0.05|0.01"}, marks=pytest.mark.slow),
+        pytest.param(
+            TORCHRUN,
+            {**FSDP, "iomt_candidates": "swats:lr=0.01,tolerance=1; padam:lr=0.1; adabound:lr=0.001"},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=[
         "ddp",
@@ -76,6 +80,7 @@ def test_resumes_exactly(tmp_path, launcher, settings):
     assert all(other == whole for other in others) and whole["projected"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, FSDP], ids=["ddp", "fsdp"])
 def test_decides_equally_for_long(tmp_path, settings):
     """200 steps, uneven last batches, and a candidate that one process alone cannot use."""
@@ -132,6 +137,7 @@ def test_the_range_test_finds_the_same_in_shards(tmp_path):
     assert {record["family"] for record in whole[1]["history"]} == {"adamw", "adagrad"}
 
 
+@pytest.mark.slow
 def test_overfitting_is_seen_equally_in_shards_and_resumes(tmp_path):
     settings = {"model": "smooth", "samples": 64, "chance": True, "max_steps": 220, "iomt_race_steps": 0}
     settings |= {"per_device_train_batch_size": 16, "iomt_candidates": "adam:lr=0.01; sgdm:lr=0.05"}

@@ -484,7 +484,9 @@ def run_case(seed, path):
     return error is None
 
 
-@pytest.mark.parametrize("block", range(10))
+@pytest.mark.parametrize(
+    "block", [*range(5), *(pytest.param(block, marks=pytest.mark.slow) for block in range(5, 10))]
+)
 def test_arguments(tmp_path, block, small_heap):
     finished = 0
     for number in range(CASES):

@@ -329,7 +329,7 @@ class TestTraining:
         trainer.train()
         assert trainer.iomt_history[0]["learning_rate"] == pytest.approx(0.01)
 
-    @pytest.mark.parametrize("step", [52, 220])
+    @pytest.mark.parametrize("step", [pytest.param(52, marks=pytest.mark.slow), 220])
     def test_it_resumes_exactly(self, tmp_path, step):
         settings = {"save_strategy": "steps", "save_steps": 4}
         whole = make(tmp_path, **settings)

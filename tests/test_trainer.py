@@ -138,15 +138,16 @@ class TestOneCandidateIsPlainTrainer:
 class TestDefaultSettings:
     @pytest.mark.parametrize("model", [tiny.bert, tiny.lora])
     def test_the_papers_candidates_do_no_damage(self, tmp_path, model):
-        trainer = make(tmp_path, model(dropout=0.0), iomt_candidates="paper", max_steps=80)
+        trainer = make(tmp_path, model(dropout=0.0), iomt_candidates="paper", max_steps=60)
         before = loss_of(trainer.model)
         trainer.train()
         assert all(item.isfinite().all() for item in tiny.values(trainer.model).values())
         assert loss_of(trainer.model) < before
-        history = check_history(trainer, 80)
+        # Too few steps for a range test.
+        history = check_history(trainer, 60)
         assert history[0]["phase"] == "race" and history[-1]["phase"] in ("initial", "surrogate")
         raced = max(record["last_step"] for record in history if record["phase"] == "race")
-        assert 8 <= raced <= 16
+        assert 8 <= raced <= 12
 
     def test_candidates_that_all_destroy_leave_the_model_as_it_was(self, tmp_path):
         trainer = make(

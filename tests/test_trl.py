@@ -147,7 +147,11 @@ def test_without_trl_the_error_names_the_extra(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name, settings", [("sft", {"gradient_checkpointing": True}), ("dpo", {"gradient_accumulation_steps": 2})]
+    "name, settings",
+    [
+        ("sft", {"gradient_checkpointing": True}),
+        pytest.param("dpo", {"gradient_accumulation_steps": 2}, marks=pytest.mark.slow),
+    ],
 )
 def test_killed_in_the_race_and_in_a_cycle(tmp_path, name, settings):
     """TRL draws the adapter from the seed, so a resumed run has the same model below it."""
