@@ -52,7 +52,7 @@ def launch(folder, launcher, *runs):
         ([*ACCELERATE, "--multi_gpu"], {"model": "lora", "bf16": True, "gradient_accumulation_steps": 2}),
         (TORCHRUN, FSDP),
         ([*ACCELERATE, *BY_LAUNCHER], {"model": "lora", "gradient_accumulation_steps": 2}),
-        (TORCHRUN, {**FSDP, **HARMFUL, "iomt_score": "probe"}),
+        pytest.param(TORCHRUN, {**FSDP, **HARMFUL, "iomt_score": "probe"}, marks=pytest.mark.slow),
         pytest.param(TORCHRUN, {**FSDP, "iomt_candidates": "sgd:lr=0.05|0.01"}, marks=pytest.mark.slow),
         pytest.param(
             TORCHRUN,
