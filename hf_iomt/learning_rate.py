@@ -213,8 +213,10 @@ class LearningRateMixin(_Base):
                 if plan.rates:
                     probe = Probe(self, _PROBE_SAMPLES)
                     signal = self._measure_signal(parameters, batches, plan.gradients)
-                    step, measure = self._make_step(parameters, batches), lambda: float(probe().mean())
-                    found = run_range_test(plan, step, measure, keep, signal, self.state.max_steps)
+                    step = self._make_step(parameters, batches)
+                    found = run_range_test(
+                        plan, step, lambda: float(probe().mean()), keep, signal, self.state.max_steps
+                    )
                 else:
                     found = self._measure_step_length(parameters, batches, plan.gradients)
         finally:

@@ -39,7 +39,7 @@ class PolyakStep:
     @torch.no_grad()
     def add(self, loss: torch.Tensor) -> None:
         """
-        Take the parameters' present gradients.
+        Take the parameters' present gradients; those that are not finite are left out, all of the batch.
 
         Args:
             loss (`torch.Tensor`): The loss that they are the gradients of, a scalar.
@@ -52,15 +52,15 @@ class PolyakStep:
         # Of sharded ones each process sees a part: what counts is the mean over the coordinates.
         seen = torch.full_like(size, sum(part.numel() for part in parts))
         value, size, seen = self._reduce(torch.stack([loss.detach().to(size), size, seen]))
-        self._loss += float(value)
-        self._size += float(size / seen) * sum(item.numel() for item in gradients)
+        if math.isfinite(value) and math.isfinite(size):
+            self._loss += float(value)
+            self._size += float(size / seen) * sum(item.numel() for item in gradients)
 
     @property
     def learning_rate(self) -> float | None:
         """
-        A fifth of the step length, at most 1. `None` where the loss is not positive, or it has no gradient, or one of
-        them is not finite.
+        A fifth of the step length, at most 1. `None` where the loss is not positive, or no gradient says anything.
         """
-        if not (self._loss > 0 and self._size > 0 and math.isfinite(self._loss) and math.isfinite(self._size)):
+        if self._loss <= 0 or self._size <= 0:
             return None
         return min(_SHARE * self._loss / self._size, 1.0)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -103,6 +105,17 @@ def test_there_is_none(value, gradient):
     polyak = PolyakStep([parameter])
     polyak.add(torch.tensor(value))
     assert polyak.learning_rate is None
+
+
+@pytest.mark.parametrize("value, gradient", [(math.nan, 1.0), (1.0, math.inf), (1.0, math.nan)])
+def test_a_batch_that_is_not_finite_is_left_out(value, gradient):
+    """As one that overflows in fp16."""
+    parameter = nn.Parameter(torch.zeros(3))
+    polyak = PolyakStep([parameter])
+    for loss, size in ((6.0, 1.0), (value, gradient)):
+        parameter.grad = torch.full((3,), size)
+        polyak.add(torch.tensor(loss))
+    assert polyak.learning_rate == pytest.approx(0.2 * 6 / 3)
 
 
 def test_there_is_none_without_gradients():
