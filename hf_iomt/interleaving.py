@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .cycle_log import log_end, log_rollback, log_switch
 from .guard import Guard
 from .interleaving_settings import InterleavingSettings
 from .optim import InterleavedOptimizer
@@ -20,9 +21,12 @@ from .overflow import OverflowWatch
 from .race import Race
 from .race_plan import RacePlan
 from .selection import Choice, CycleRecord, ParameterProjection, Selector, as_dictionaries, as_metrics, score
-from .step_shares import format_shares, share_metrics
+from .step_shares import share_metrics
 
 logger = logging.getLogger(__name__)
+
+# What later steps depend on and `optimizer.state_dict` does not hold.
+_OF_OPTIMIZER = ("last_learning_rate", "damping", "rising")
 
 
 class Interleaving:
@@ -107,6 +111,8 @@ class Interleaving:
         self._state = projection()
         # Time of measuring the initial parameters, until there is a record to note it in.
         self._first_seconds = 0.0
+        # At least half of a cycle is at the full learning rate.
+        optimizer.takeover_steps = min(settings.takeover_steps, settings.switch_steps // 2)
         self._guard = Guard(optimizer, tensors, settings, self._reduce, probe)
         self._overfitting = overfitting
         self._overflow = OverflowWatch(tensors, self._reduce, scaler)
@@ -123,7 +129,7 @@ class Interleaving:
 
     def begin(self) -> None:
         """Measure the initial parameters and put the first entrant of the race on the track. Before the first step."""
-        began, self.optimizer.damping = self._now(), 1.0
+        began, self.optimizer.damping, self.optimizer.rising = self._now(), 1.0, 0
         if self._plan is not None and self._race_probe is not None:
             self._race = self._make_race(self._plan)
             standing = self._guard.standing
@@ -151,8 +157,7 @@ class Interleaving:
             "selector": self.selector.state_dict(),
             "last_used": dict(self.optimizer.last_used),
             "families": self.optimizer.families_in_use(),
-            "last_learning_rate": self.optimizer.last_learning_rate,
-            "damping": self.optimizer.damping,
+            **{name: getattr(self.optimizer, name) for name in _OF_OPTIMIZER},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -166,7 +171,8 @@ class Interleaving:
         self._overflow.load_state_dict(state["overflow"])
         self.selector.load_state_dict(state["selector"])
         self.optimizer.last_used = dict(state["last_used"])
-        self.optimizer.last_learning_rate, self.optimizer.damping = state["last_learning_rate"], state["damping"]
+        for name in _OF_OPTIMIZER:
+            setattr(self.optimizer, name, state[name])
         if self._overfitting is not None and state["overfitting"] is not None:
             self._overfitting.load_state_dict(state["overfitting"])
         race = state["race"]
@@ -196,7 +202,8 @@ class Interleaving:
         choice = self._share(self.selector.choose(self._state))
         self._switched = choice.candidate != self.optimizer.active_index
         if self._switched:
-            self._log_switch(choice)
+            chosen = self.optimizer.candidates[choice.candidate].name
+            log_switch(self._step, self.optimizer.active.name, chosen, choice)
         self.optimizer.activate(choice.candidate)
         self._running, self._cycle_steps = True, 0
         self._losses = [loss]
@@ -255,7 +262,7 @@ class Interleaving:
         if ending and self.records:
             self.records[-1].seconds += self._now() - began
             if judge:
-                self._log_end()
+                log_end(self._step - 1, self.records)
 
     def metrics(self) -> dict[str, float]:
         """The present decision as numbers, for loggers."""
@@ -335,35 +342,7 @@ class Interleaving:
         """Write into the history whether the cycle was undone."""
         if rolled_back:
             self.records[-1].rolled_back, self.records[-1].score = True, -1.0
-            record = self.records[-1]
-            logger.info(
-                "Step %d: rolled back the cycle of %s from step %d on: %s.",
-                self._step - 1,
-                record.candidate,
-                record.first_step,
-                self._guard.reason,
-            )
-
-    def _log_end(self) -> None:
-        undone = [record.phase == "race" for record in self.records if record.rolled_back]
-        logger.info(
-            "Interleaving is over after %d steps: %s. Undone: %d in the race, %d after it. Choosing took %.1f s.",
-            self._step - 1,
-            format_shares(self.history),
-            sum(undone),
-            len(undone) - sum(undone),
-            sum(record.seconds for record in self.records),
-        )
-
-    def _log_switch(self, choice: Choice) -> None:
-        """To whom, and what the surrogate expects of it, where it has chosen."""
-        why: str = choice.phase
-        if choice.predicted_mean is not None:
-            why += (
-                f": predicted score {choice.predicted_mean:.3g} ± {choice.predicted_std:.3g}, gain {choice.gain:.3g}"
-            )
-        names = (self.optimizer.active.name, self.optimizer.candidates[choice.candidate].name)
-        logger.info("Step %d: switched from %s to %s (%s).", self._step, *names, why)
+            log_rollback(self._step - 1, self.records[-1], self._guard.reason)
 
     def _make_race(self, plan: RacePlan, state: Mapping[str, Any] | None = None) -> Race:
         assert self._race_probe is not None

@@ -15,3 +15,4 @@ class InterleavingSettings:
     score: Literal["losses", "trend", "probe"] = "losses"
     rollback: bool = False
     patience: int = 0
+    takeover_steps: int = 0

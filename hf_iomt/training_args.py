@@ -47,6 +47,7 @@ PRESET_SETTINGS: dict[str, dict[str, Any]] = {
         "iomt_race_steps": 40,
         "iomt_rollback": True,
         "iomt_patience": 4,
+        "iomt_takeover_steps": 8,
         "iomt_overfitting_samples": 256,
         "iomt_advantage": 2.0,
     },
@@ -60,6 +61,7 @@ PRESET_SETTINGS: dict[str, dict[str, Any]] = {
         "iomt_race_steps": 0,
         "iomt_rollback": False,
         "iomt_patience": 0,
+        "iomt_takeover_steps": 0,
         "iomt_overfitting_samples": 0,
         "iomt_advantage": 0.0,
     },
@@ -92,6 +94,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "iomt_probe_samples": (0, LARGEST_COUNT),
     "iomt_race_steps": (0, LARGEST_COUNT),
     "iomt_patience": (0, LARGEST_COUNT),
+    "iomt_takeover_steps": (0, LARGEST_COUNT),
     "iomt_overfitting_samples": (0, LARGEST_COUNT),
     "iomt_advantage": (0, _LARGEST),
 }
@@ -105,6 +108,7 @@ _COUNTS = (
     "iomt_probe_samples",
     "iomt_race_steps",
     "iomt_patience",
+    "iomt_takeover_steps",
     "iomt_overfitting_samples",
 )
 
@@ -221,6 +225,9 @@ class IOMTTrainingArguments(TrainingArguments):
         iomt_patience (`int`, *optional*):
             Go back to the best known parameters after this many damaged cycles in a row; 0 turns it off.
             Default preset: 4, paper: 0.
+        iomt_takeover_steps (`int`, *optional*):
+            Steps over which the learning rate rises where a family takes over from another, half of a cycle at most;
+            0 turns it off. Default preset: 8, paper: 0.
         iomt_overfitting_samples (`int`, *optional*):
             Samples of `eval_dataset`, at most, on which a run of several epochs is watched: where their loss rises
             while the training loss falls, the parameters with the least one come back and all learning rates are
@@ -299,6 +306,9 @@ class IOMTTrainingArguments(TrainingArguments):
     iomt_rollback: bool | None = field(default=None, metadata={"help": "Undo a cycle that clearly damaged the model."})
     iomt_patience: int | None = field(
         default=None, metadata={"help": "Damaged cycles in a row before going back to the best parameters; 0 is off."}
+    )
+    iomt_takeover_steps: int | None = field(
+        default=None, metadata={"help": "Steps over which the rate rises where a family takes over; 0 is off."}
     )
     iomt_overfitting_samples: int | None = field(
         default=None, metadata={"help": "Samples of eval_dataset that are watched for overfitting, at most; 0 is off."}

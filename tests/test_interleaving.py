@@ -530,6 +530,29 @@ class TestRace:
         assert all(torch.allclose(a, b, rtol=1e-6) for a, b in zip(loop.now(), loop.values[0], strict=True))
 
 
+class TestTakeover:
+    def test_the_rate_rises_after_a_change_of_family(self):
+        loop, rates = Loop(switch_steps=6, takeover_steps=3), []
+        for _ in range(18):
+            rates.append(loop.run(1).optimizer.last_learning_rate)
+        # SGD begins, and nothing was before it.
+        adam, sgd = (0.01, 0.1)
+        rise = (1 / 3, 2 / 3, 1, 1, 1, 1)
+        assert rates == pytest.approx([sgd] * 6 + [adam * part for part in rise] + [sgd * part for part in rise])
+        # The history has the rate of the candidate, as it would be without a change.
+        assert [record.learning_rate for record in loop.records] == [sgd, adam, sgd]
+
+    @pytest.mark.parametrize("switch_steps, expected", [(25, 8), (16, 8), (5, 2), (1, 0)])
+    def test_half_of_a_cycle_is_at_the_full_rate(self, switch_steps, expected):
+        assert Loop(switch_steps=switch_steps, takeover_steps=8).optimizer.takeover_steps == expected
+
+    def test_a_second_run_begins_without_a_rise(self):
+        loop = Loop(switch_steps=6, takeover_steps=3).run(7)
+        assert loop.optimizer.rising == 2
+        loop.interleaving.begin()
+        assert loop.optimizer.rising == 0
+
+
 class TestFinish:
     def test_a_cycle_that_has_begun_is_judged_and_undone(self):
         loop = Loop(DAMAGE, probe=True, rollback=True, even=True, switch_steps=8).run(14)

@@ -39,6 +39,7 @@ VALUES = {
     "iomt_race_steps": (12, "12"),
     "iomt_rollback": (False, "false"),
     "iomt_patience": (2, "2"),
+    "iomt_takeover_steps": (3, "3"),
     "iomt_overfitting_samples": (100, "100"),
     "iomt_probe_samples": (16, "16"),
 }
@@ -52,6 +53,7 @@ DEFAULT_PRESET = {
     "iomt_race_steps": 40,
     "iomt_rollback": True,
     "iomt_patience": 4,
+    "iomt_takeover_steps": 8,
     "iomt_overfitting_samples": 256,
     "iomt_advantage": 2.0,
 }
@@ -66,6 +68,7 @@ PAPER_PRESET = {
     "iomt_race_steps": 0,
     "iomt_rollback": False,
     "iomt_patience": 0,
+    "iomt_takeover_steps": 0,
     "iomt_overfitting_samples": 0,
     "iomt_advantage": 0.0,
 }
@@ -179,7 +182,7 @@ class TestPresets:
 
     def test_settings_for_the_loop(self):
         args = make(iomt_alpha=0.7, iomt_score="losses", iomt_rollback=False, iomt_patience=2)
-        assert args.interleaving_settings(9) == InterleavingSettings(9, 0.7, "losses", False, 2)
+        assert args.interleaving_settings(9) == InterleavingSettings(9, 0.7, "losses", False, 2, 8)
 
 
 class TestCandidates:

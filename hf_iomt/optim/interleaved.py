@@ -31,21 +31,20 @@ class InterleavedOptimizer(torch.optim.Optimizer):
     is never decayed.
 
     Args:
-        params (`Iterable`):
-            Parameters or parameter groups, as for any torch optimizer.
-        candidates (`str` or `Sequence[Candidate]`):
-            What can be activated; the first is active at the start.
+        params (`Iterable`): Parameters or parameter groups, as for any torch optimizer.
+        candidates (`str` or `Sequence[Candidate]`): What can be activated; the first is active at the start.
         idle_state (`str`, *optional*, defaults to `"keep"`):
             What happens to a family's state (moments, counters) when another family takes over: `"keep"` or `"reset"`.
             Optimizers that keep an iterate of their own, such as schedule-free ones, are always reset.
-        find_family (`Callable`, *optional*):
-            Look-up of a family by name.
+        find_family (`Callable`, *optional*): Look-up of a family by name.
         storage ([`Storage`], *optional*):
             Where the state of families that are not active is kept; on the device of the parameters if left out.
 
     Attributes:
         ignore_schedule (`bool`): While true, schedulers have no effect: the groups' initial multipliers hold.
         damping (`float`): What all learning rates are multiplied by, 1 at first.
+        takeover_steps (`int`): Steps over which the learning rate rises where a family takes over, 0 at first.
+        rising (`int`): How many of these are still to come before the last of them.
         last_learning_rate (`float`): Learning rate that the last step used in the first parameter group.
         last_used (`dict[str, int]`): By family, the index of its candidate that made the family's last step.
 
@@ -78,6 +77,7 @@ class InterleavedOptimizer(torch.optim.Optimizer):
         self.idle_state = idle_state
         self.ignore_schedule = False
         self.damping = 1.0
+        self.takeover_steps = self.rising = 0
         self.last_learning_rate = 0.0
         self._families = {candidate.family: find_family(candidate.family) for candidate in self.candidates}
         self._fallbacks = {name: self._find_fallbacks(family) for name, family in self._families.items()}
@@ -106,7 +106,7 @@ class InterleavedOptimizer(torch.optim.Optimizer):
 
     @property
     def learning_rate(self) -> float:
-        """Learning rate that the next step uses in the first parameter group."""
+        """Learning rate of the active candidate in the first parameter group, once it has risen in full."""
         return self.active.learning_rate * self._multiplier(self.param_groups[0])
 
     def activate(self, index: int) -> None:
@@ -123,6 +123,8 @@ class InterleavedOptimizer(torch.optim.Optimizer):
             self.reset_family(family)
         if previous == family:
             return
+        # The moments of a family that comes back are of other parameters, those of a new one of a single batch.
+        self.rising = self.takeover_steps
         idle = self._inner.get(previous)
         if idle is not None and callable(getattr(idle, "eval", None)):
             idle.eval()  # type: ignore[attr-defined]
@@ -209,7 +211,9 @@ class InterleavedOptimizer(torch.optim.Optimizer):
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Make one step with the active candidate."""
-        self.last_learning_rate = self.learning_rate
+        if not self.ignore_schedule:
+            self.rising = max(self.rising - 1, 0)
+        self.last_learning_rate = self.learning_rate * self._rise
         self.last_used[self.active.family] = self._active
         return self._family_optimizer(self.active.family, synchronise=True).step(closure)
 
@@ -298,13 +302,18 @@ class InterleavedOptimizer(torch.optim.Optimizer):
                     self._put_away(family, inner)
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ["candidates", "idle_state", "ignore_schedule", "damping", "last_learning_rate", "storage", "last_used"]
-        kept += ["_families", "_fallbacks", "_inner", "_idle", "_active"]
+        kept = ["candidates", "idle_state", "ignore_schedule", "damping", "takeover_steps", "rising"]
+        kept += ["last_learning_rate", "storage", "last_used", "_families", "_fallbacks", "_inner", "_idle", "_active"]
         return {
             "defaults": self.defaults,
             "param_groups": self.param_groups,
             **{name: self.__dict__[name] for name in kept},
         }
+
+    @property
+    def _rise(self) -> float:
+        """The part of the full learning rate that the present step uses."""
+        return 1.0 if self.ignore_schedule or not self.rising else 1.0 - self.rising / self.takeover_steps
 
     def _multiplier(self, group: Mapping[str, Any]) -> float:
         factor = group.get("initial_lr", group["lr"]) if self.ignore_schedule else group["lr"]
@@ -329,7 +338,7 @@ class InterleavedOptimizer(torch.optim.Optimizer):
             for outer, group in zip(self.param_groups, inner.param_groups, strict=True):
                 group["params"] = outer["params"]
                 group.update(settings)
-                group["lr"] = own["lr"] * self._multiplier(outer)
+                group["lr"] = own["lr"] * self._multiplier(outer) * self._rise
                 if "base_lr" in group:
                     # What schedules multiply, for optimizers that have another rate than `lr` besides.
                     group["base_lr"] = own["lr"] * outer.get("base_lr", 1.0)

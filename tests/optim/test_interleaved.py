@@ -373,6 +373,55 @@ class TestDamping:
         assert optimizer.last_learning_rate == pytest.approx(0.5 * (1 - 9 / 25) * 0.25)
 
 
+class TestTakeover:
+    def test_the_rate_of_a_family_that_takes_over_rises(self):
+        problem, plain_problem = Problem(), Problem()
+        optimizer = InterleavedOptimizer(problem.parameters, "sgd:lr=0.5; sgdm:lr=0.1")
+        optimizer.takeover_steps = 4
+        plain = SGD(plain_problem.parameters, lr=0.5)
+        momentum = SGD(plain_problem.parameters, lr=0.1, momentum=0.9)
+        # SGDM steps from 3 to 9, SGD before and after, which is in its rise when SGDM is back at 12.
+        rise = {3: 0.25, 4: 0.5, 5: 0.75, 10: 0.25, 11: 0.5, 12: 0.25, 13: 0.5, 14: 0.75}
+        used = []
+
+        def before(step):
+            optimizer.activate(int(step in (*range(3, 10), *range(12, 20))))
+
+        trace = []
+        for step in range(20):
+            trace += problem.train(optimizer, range(step, step + 1), before=before)
+            used.append(optimizer.last_learning_rate)
+            inner = momentum if step in (*range(3, 10), *range(12, 20)) else plain
+            full = inner.defaults["lr"]
+            inner.param_groups[0]["lr"] = full * rise.get(step, 1.0)
+            torch.testing.assert_close(trace[-1], plain_problem.train(inner, range(step, step + 1))[0])
+            assert used[-1] == pytest.approx(inner.param_groups[0]["lr"]) and optimizer.learning_rate == full
+
+    def test_another_candidate_of_the_family_takes_nothing_over(self):
+        problem, plain_problem = Problem(), Problem()
+        optimizer = InterleavedOptimizer(problem.parameters, "adam:lr=0.01|0.02")
+        optimizer.takeover_steps = 4
+        plain = Adam(plain_problem.parameters, lr=0.01)
+        expected = plain_problem.train(plain, range(3))
+        plain.param_groups[0]["lr"] = 0.02
+        expected += plain_problem.train(plain, range(3, 6))
+        trace = problem.train(optimizer, range(6), before=lambda step: optimizer.activate(int(step >= 3)))
+        torch.testing.assert_close(trace, expected)
+
+    def test_it_waits_while_schedules_are_ignored(self):
+        problem = Problem()
+        optimizer = InterleavedOptimizer(problem.parameters, "sgd:lr=0.5; sgdm:lr=0.1")
+        optimizer.takeover_steps = 4
+        optimizer.ignore_schedule = True
+        optimizer.activate(1)
+        used = []
+        for step in range(8):
+            optimizer.ignore_schedule = step < 3
+            problem.train(optimizer, range(step, step + 1))
+            used.append(optimizer.last_learning_rate)
+        assert used == pytest.approx([0.1, 0.1, 0.1, 0.025, 0.05, 0.075, 0.1, 0.1])
+
+
 class TestConstruction:
     def test_the_first_candidate_is_active(self):
         optimizer = InterleavedOptimizer(Problem().parameters, "sgd:lr=0.1; adam:lr=0.01|0.02")
@@ -689,9 +738,11 @@ class TestCopies:
         optimizer = InterleavedOptimizer(problem.parameters, ONE_PER_FAMILY, idle_state="keep")
         problem.train(optimizer, range(steps), before=switching(optimizer))
         optimizer.ignore_schedule, optimizer.damping = True, 0.5
+        optimizer.takeover_steps, optimizer.rising = 5, 3
         other_problem, other = how((problem, optimizer))
         assert other.param_groups[0]["params"][0] is other_problem.weight
         assert other.ignore_schedule and other.damping == 0.5 and other.active == optimizer.active
+        assert (other.takeover_steps, other.rising) == (5, 3)
         assert other.last_learning_rate == optimizer.last_learning_rate
         expected = problem.train(optimizer, range(steps, steps + 15), before=switching(optimizer))
         assert_equal(other_problem.train(other, range(steps, steps + 15), before=switching(other)), expected)
