@@ -44,7 +44,7 @@ class InterleavedOptimizer(torch.optim.Optimizer):
         ignore_schedule (`bool`): While true, schedulers have no effect: the groups' initial multipliers hold.
         damping (`float`): What all learning rates are multiplied by, 1 at first.
         takeover_steps (`int`): Steps over which the learning rate rises where a family takes over, 0 at first.
-        rising (`int`): How many of these are still to come before the last of them.
+        rising (`int`): How many of these are left.
         last_learning_rate (`float`): Learning rate that the last step used in the first parameter group.
         last_used (`dict[str, int]`): By family, the index of its candidate that made the family's last step.
 

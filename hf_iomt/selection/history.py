@@ -24,7 +24,8 @@ class CycleRecord:
         last_step (`int`): Last step of the cycle, included.
         candidate (`str`): The candidate, in the grammar of a candidate list.
         family (`str`): Its family.
-        learning_rate (`float`): The learning rate of the cycle's first step, schedule and damping included.
+        learning_rate (`float`): The learning rate at the cycle's first step, schedule and damping included, the rise
+            after a takeover left out.
         phase (`str`): `race`, `initial`, `surrogate`, or the ablations' `random`, `cyclical` and `commit`.
         score (`float`, *optional*): Eq. 2, in [-1, 1]; `None` where training ended within the cycle.
         predicted_mean (`float`, *optional*): What the surrogate expected of the score.
