@@ -194,12 +194,18 @@ class TestLogs:
         names = [candidate.name for candidate in trainer.interleaved_optimizer.candidates]
         logs = [item for item in trainer.state.log_history if "loss" in item]
         assert [item["step"] for item in logs] == list(range(1, 41))
+        family, since = None, 0
         for item in logs:
             step = item["step"]
             record = next(record for record in history if record["first_step"] <= step <= record["last_step"])
             (candidate,) = parse_candidates(record["candidate"])
             # A race runs at full rates, and the schedule begins after it.
             multiplier = 1.0 if record["phase"] == "race" else 1 - (step - 1 - raced) / (40 - raced)
+            # Half of a cycle of 5 steps for the rise after a takeover; the race's last entrant is none of the cycles.
+            since = since + 1 if candidate.family == family and step > raced + 1 else 1
+            family = candidate.family
+            if record["phase"] != "race":
+                multiplier *= min(since / 2, 1.0)
             assert item["learning_rate"] == pytest.approx(candidate.learning_rate * multiplier)
             assert item["iomt/learning_rate"] == item["learning_rate"]
             assert type(item["iomt/candidate"]) is float and item["iomt/switch"] in (0.0, 1.0)

@@ -188,7 +188,7 @@ def multipliers(path, **settings):
         rate = optimizer._inner[optimizer.active.family].param_groups[0]["lr"]
         found.append(rate / optimizer.active.learning_rate)
 
-    trainer = make(path, callbacks=[At("on_optimizer_step", read)], **settings)
+    trainer = make(path, callbacks=[At("on_optimizer_step", read)], iomt_takeover_steps=0, **settings)
     trainer.train()
     raced = max(record["last_step"] for record in history_of(trainer, 40) if record["phase"] == "race")
     assert raced >= 3
