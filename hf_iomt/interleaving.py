@@ -173,6 +173,8 @@ class Interleaving:
         self.optimizer.last_used = dict(state["last_used"])
         for name in _OF_OPTIMIZER:
             setattr(self.optimizer, name, state[name])
+        # The settings may be others than when the state was saved.
+        self.optimizer.rising = min(self.optimizer.rising, self.optimizer.takeover_steps)
         if self._overfitting is not None and state["overfitting"] is not None:
             self._overfitting.load_state_dict(state["overfitting"])
         race = state["race"]

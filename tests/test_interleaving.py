@@ -546,6 +546,16 @@ class TestTakeover:
     def test_half_of_a_cycle_is_at_the_full_rate(self, switch_steps, expected):
         assert Loop(switch_steps=switch_steps, takeover_steps=8).optimizer.takeover_steps == expected
 
+    @pytest.mark.parametrize("takeover_steps, expected", [(0, [1.0, 1.0]), (1, [1.0, 1.0]), (2, [0.5, 1.0])])
+    def test_a_run_that_goes_on_with_a_shorter_rise(self, takeover_steps, expected):
+        before = Loop(switch_steps=8, takeover_steps=4).run(9)
+        assert before.optimizer.rising == 3
+        loop = Loop(switch_steps=8, takeover_steps=takeover_steps, begin=False)
+        loop.optimizer.load_state_dict(before.optimizer.state_dict())
+        loop.interleaving.load_state_dict(before.interleaving.state_dict())
+        found = [loop.run(1).optimizer.last_learning_rate / 0.01 for _ in range(2)]
+        assert found == pytest.approx(expected)
+
     def test_a_second_run_begins_without_a_rise(self):
         loop = Loop(switch_steps=6, takeover_steps=3).run(7)
         assert loop.optimizer.rising == 2
