@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from .interleaving_settings import InterleavingSettings
 from .optim import InterleavedOptimizer, ParameterAverage, Snapshot, count_broken
+from .precision import widen
 from .standing import Standing
 
 
@@ -139,7 +140,7 @@ class Guard:
         """Undo a cycle whose last step did damage: the loss of the step that follows is the first to show it."""
         if not self._rollback or self._by_probe or self.rolled_back or self._restarted:
             return False
-        value = float(self._reduce(loss.double()))
+        value = float(self._reduce(widen(loss)))
         # One loss may be large by itself: without a probe to confirm it only what is no number counts.
         sure = self._probe is not None or not math.isfinite(value)
         self.reason = "the step after it had " + _worse(value, min(self.standing.best, self.standing.initial))

@@ -18,6 +18,7 @@ from .interleaving_settings import InterleavingSettings
 from .optim import InterleavedOptimizer
 from .overfitting import OverfittingWatch
 from .overflow import OverflowWatch
+from .precision import widen, widest
 from .race import Race
 from .race_plan import RacePlan
 from .selection import Choice, CycleRecord, ParameterProjection, Selector, as_dictionaries, as_metrics, score
@@ -164,7 +165,8 @@ class Interleaving:
         """Go on, instead of `begin`, where `state_dict` was called; model, optimizer and scheduler must be there."""
         self.records = [CycleRecord(**record) for record in state["records"]]
         self._step, self._cycle_steps = state["step"], state["cycle_steps"]
-        self._losses = list(torch.tensor(state["losses"], dtype=torch.float64, device=self._tensors[0].device))
+        device = self._tensors[0].device
+        self._losses = list(torch.tensor(state["losses"], dtype=widest(device), device=device))
         self._state = state["parameter_state"].numpy()
         self._running, self._switched = state["flags"]
         self._guard.load_state_dict(state["guard"])
@@ -337,7 +339,7 @@ class Interleaving:
         return self._losses[0]
 
     def _read_losses(self) -> list[float]:
-        losses: list[float] = self._reduce(torch.stack([item.double() for item in self._losses])).tolist()
+        losses: list[float] = self._reduce(torch.stack([widen(item) for item in self._losses])).tolist()
         return losses
 
     def _mark(self, rolled_back: bool) -> None:

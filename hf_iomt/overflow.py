@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from .optim import count_broken
+from .precision import widen
 
 # A scaler starts at 2^16 and halves at each overflow. After so many in a row it is not the scale.
 _MOST_SKIPPED = 20
@@ -50,7 +51,7 @@ class OverflowWatch:
         """Whether the step of this loss is going to be skipped, because the loss itself overflowed on some rank."""
         if self._scaler is None or self._lost:
             return False
-        return not math.isfinite(self._reduce(loss.double()).item())
+        return not math.isfinite(self._reduce(widen(loss)).item())
 
     def after_step(self, skipped: bool) -> bool:
         """

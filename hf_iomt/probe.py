@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from .generators import preserved_generators
+from .precision import widen
 from .running_metrics import kept_metrics
 from .samples import Group, count_items, draw_groups, mean_loss
 from .shards import reshard
@@ -70,7 +71,7 @@ class Probe:
         return float(many.abs()) < 0.5 * float(few.abs())
 
     def _loss(self, inputs: Any, **kwargs: Any) -> torch.Tensor:
-        return mean_loss(self._trainer, inputs, **kwargs).detach().double()
+        return widen(mean_loss(self._trainer, inputs, **kwargs).detach())
 
     def _group_loss(self, group: Group) -> torch.Tensor:
         losses = [self._loss(inputs, **count_items(self._trainer, inputs)) for inputs, _ in group]

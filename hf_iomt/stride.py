@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from .optim import Candidate, InterleavedOptimizer, Snapshot, count_broken, local_part
+from .precision import widen, widest
 
 # Steps with one and the same gradient, of which the last is measured: momentum has built up by then.
 _STEPS = 16
@@ -53,7 +54,7 @@ def measure_strides(
     gradients = [item.grad for item in parameters]
     if not gradients or float(reduce(count_broken(gradients))) > 0:
         return None
-    moving = float(reduce(_sum(gradients, lambda values: (values != 0).sum(dtype=torch.float64))))
+    moving = float(reduce(_sum(gradients, lambda values: (values != 0).sum())))
     if moving == 0:
         return None
     start, kept = (Snapshot(items, storage=optimizer.storage) for items in (parameters, gradients))
@@ -78,7 +79,7 @@ def measure_strides(
             optimizer.reset_family(family)
             start.restore()
             kept.restore()
-        total = float(reduce(_sum(moved, lambda values: values.double().square().sum())))
+        total = float(reduce(_sum(moved, lambda values: widen(values).square().sum())))
         return math.sqrt(total / moving)
 
     active, used, last = optimizer.active_index, dict(optimizer.last_used), optimizer.last_learning_rate
@@ -141,4 +142,5 @@ def choose_entrants(strides: Sequence[float], unit: float) -> list[int]:
 
 def _sum(tensors: Sequence[torch.Tensor], measure: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
     """The sum of a measure over what this process holds of some tensors."""
-    return torch.stack([measure(local_part(item)).to(tensors[0].device, torch.float64) for item in tensors]).sum()
+    device = tensors[0].device
+    return torch.stack([measure(local_part(item)).to(device, widest(device)) for item in tensors]).sum()

@@ -36,7 +36,7 @@ def count_broken(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     sharded ones this process's part is looked at.
     """
     broken = [~local_part(tensor).isfinite().all() for tensor in tensors]
-    return torch.stack([item.to(tensors[0].device, torch.float64) for item in broken]).sum()
+    return torch.stack([item.to(tensors[0].device, torch.float32) for item in broken]).sum()
 
 
 class Snapshot:

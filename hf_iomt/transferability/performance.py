@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..precision import widen
 from .task import IGNORED, Task
 
 # What `performance` computes for each task.
@@ -44,13 +45,13 @@ def performance_rows(task: Task, logits: torch.Tensor, labels: torch.Tensor) -> 
             the predictions. `IGNORED` marks what does not count.
     """
     if task == "regression":
-        return torch.cat([logits.reshape(len(labels), -1), labels.reshape(len(labels), -1)], dim=1).double()
+        return widen(torch.cat([logits.reshape(len(labels), -1), labels.reshape(len(labels), -1)], dim=1))
     if task == "multi_label":
         predicted, true = logits > 0, labels > 0.5
-        return torch.stack([(predicted & true).sum(1), predicted.sum(1) + true.sum(1)], dim=1).double()
+        return widen(torch.stack([(predicted & true).sum(1), predicted.sum(1) + true.sum(1)], dim=1))
     valid = labels != IGNORED
     right = (logits.argmax(-1) == labels) & valid
-    return torch.stack([right.reshape(len(labels), -1).sum(1), valid.reshape(len(labels), -1).sum(1)], dim=1).double()
+    return widen(torch.stack([right.reshape(len(labels), -1).sum(1), valid.reshape(len(labels), -1).sum(1)], dim=1))
 
 
 def performance(task: Task, rows: torch.Tensor) -> float:
