@@ -152,23 +152,21 @@ class Race:
     def _load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._schedule, self._multipliers = state["schedule"], list(state["multipliers"])
         self._average.load_state_dict(state["average"])
-        storage = self._optimizer.storage
-        self._origin = Snapshot.load(self._tensors, state["origin"], storage)
+        self._origin = Snapshot.load(self._tensors, state["origin"], self._optimizer.storage)
         self._origin_losses = state["origin_losses"].numpy()
-        self.branches = [
-            Branch(
-                **{
-                    **values,
-                    "snapshot": self._origin
-                    if values["snapshot"] is None
-                    else Snapshot.load(self._tensors, values["snapshot"], storage),
-                    "family_state": None if values["family_state"] is None else storage.put(values["family_state"]),
-                }
-            )
-            for values in state["branches"]
-        ]
+        self.branches = [self._load_branch(values) for values in state["branches"]]
         self._field = [self.branches[index] for index in state["field"]]
         self._rung, self._position = state["rung"], state["position"]
+
+    def _load_branch(self, values: Mapping[str, Any]) -> Branch:
+        optimizer = self._optimizer
+        branch = Branch(**{**values, "snapshot": self._origin, "family_state": None})
+        if values["snapshot"] is not None:
+            branch.snapshot = Snapshot.load(self._tensors, values["snapshot"], optimizer.storage)
+        if values["family_state"] is not None:
+            family = optimizer.candidates[branch.candidate].family
+            branch.family_state = optimizer.storage.put(optimizer.place_family(family, values["family_state"]))
+        return branch
 
     def after_step(self, lost: bool = False) -> Branch | None:
         """

@@ -313,3 +313,21 @@ class TestSettling:
         race.after_stop()
         race.settle()
         assert equal(problem.values(), origin)
+
+
+class TestSaved:
+    def test_states_come_back_in_the_type_and_place_of_their_parameters(self):
+        """Files are read into the CPU's memory; here another type stands for another device."""
+        plan = RacePlan((0, 1), (2, 4), (2, 2))
+        problem, optimizer, race = start("adam:lr=0.1; rmsprop:lr=0.01", plan)
+        drive(problem, optimizer, race, 3)
+        saved = race.state_dict()
+        for branch in saved["branches"]:
+            for slots in (branch["family_state"] or {"state": {}})["state"].values():
+                slots.update({name: slot.double() for name, slot in slots.items() if slot.dim() > 0})
+        loaded = Race(plan, optimizer, problem.tensors, problem.probe, broken, state=saved)
+        states = [branch.family_state.read() for branch in loaded.branches if branch.family_state is not None]
+        assert [list(slots) for state in states for slots in state["state"].values()] != []
+        for state in states:
+            for number, slots in state["state"].items():
+                assert {slot.dtype for slot in slots.values()} == {torch.float32}, number

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .adabound import AdaBound
 from .padam import Padam
 from .swats import SWATS
+
+if TYPE_CHECKING:
+    from .candidates import Candidate
 
 # They serve graphs of CUDA, and gradients through the steps: neither is what a training loop does.
 _UNUSABLE = ("capturable", "differentiable")
@@ -59,6 +62,12 @@ class Family:
     def arguments(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Constructor arguments for a candidate's `settings`: the family's own and these."""
         return {**self.defaults, **settings, **self.fixed}
+
+    def fallbacks(self, candidates: Sequence[Candidate]) -> dict[str, Any]:
+        """The optimizer's own values of what some candidate of the family sets, for those that do not set it."""
+        settings = [candidate.settings for candidate in candidates if candidate.family == self.name]
+        own = self.build([torch.nn.Parameter(torch.zeros(1))], {"lr": settings[0]["lr"]}).defaults
+        return {name: own[name] for each in settings for name in each if name in own}
 
     def build(self, params: Iterable[Any], settings: Mapping[str, Any]) -> torch.optim.Optimizer:
         """Construct the torch optimizer over `params` for a candidate's `settings`."""

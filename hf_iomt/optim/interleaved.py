@@ -10,7 +10,7 @@ import torch
 
 from .candidates import Candidate, parse_candidates
 from .families import Family, get_family
-from .slots import SEPARATOR, Slots, clone, extract
+from .slots import SEPARATOR, Slots, clone, extract, place
 from .snapshot import Snapshot
 from .storage import IN_PLACE, Kept, Storage
 
@@ -80,7 +80,7 @@ class InterleavedOptimizer(torch.optim.Optimizer):
         self.takeover_steps = self.rising = 0
         self.last_learning_rate = 0.0
         self._families = {candidate.family: find_family(candidate.family) for candidate in self.candidates}
-        self._fallbacks = {name: self._find_fallbacks(family) for name, family in self._families.items()}
+        self._fallbacks = {name: family.fallbacks(self.candidates) for name, family in self._families.items()}
         self.storage = storage
         self._inner: dict[str, torch.optim.Optimizer] = {}
         # Slots by the parameter's number, of inner optimizers whose own state is empty meanwhile.
@@ -183,6 +183,10 @@ class InterleavedOptimizer(torch.optim.Optimizer):
         inner.state = self._by_parameter(state["state"])
         for group, saved in zip(inner.param_groups, state["groups"], strict=True):
             group.update(saved)
+
+    def place_family(self, family: str, state: Mapping[str, Any]) -> dict[str, Any]:
+        """What `family_state` returned in another process, its slots on the devices that the family's class wants."""
+        return place(self._build(self._first(family)), state)
 
     def families_in_use(self) -> dict[str, int]:
         """The families that have state, each with the index of a candidate that has made or can make its steps."""
@@ -322,13 +326,12 @@ class InterleavedOptimizer(torch.optim.Optimizer):
     def _family_optimizer(self, family: str, synchronise: bool = False) -> torch.optim.Optimizer:
         """The inner optimizer of a family, with the outer groups' parameters and, on request, hyperparameters."""
         known = self._families[family]
-        inner = self._inner.get(family)
         candidate = self.active if self.active.family == family else self._first(family)
+        inner = self._inner.get(family)
         if inner is None:
-            inner = known.build([{"params": group["params"]} for group in self.param_groups], candidate.settings)
+            inner = self._inner[family] = self._build(candidate)
             if callable(getattr(inner, "train", None)):
                 inner.train()  # type: ignore[attr-defined]
-            self._inner[family] = inner
             synchronise = True
         if synchronise:
             # At every step, because schedulers, `accelerator.prepare` and sharding replace entries, lists and whole
@@ -346,6 +349,10 @@ class InterleavedOptimizer(torch.optim.Optimizer):
                     decay = own.get("weight_decay", outer["weight_decay"])
                     group["weight_decay"] = decay if outer["decay"] else 0.0
         return inner
+
+    def _build(self, candidate: Candidate) -> torch.optim.Optimizer:
+        groups = [{"params": group["params"]} for group in self.param_groups]
+        return self._families[candidate.family].build(groups, candidate.settings)
 
     def _put_away(self, family: str, inner: torch.optim.Optimizer) -> None:
         self._idle[family] = self.storage.put(self._numbered(inner))
@@ -382,13 +389,6 @@ class InterleavedOptimizer(torch.optim.Optimizer):
 
     def _settings(self, candidate: Candidate) -> dict[str, Any]:
         return {**self._fallbacks[candidate.family], **self._families[candidate.family].arguments(candidate.settings)}
-
-    def _find_fallbacks(self, family: Family) -> dict[str, Any]:
-        """The optimizer's own values of what some candidate of the family sets, for those that do not set it."""
-        first = self._first(family.name)
-        defaults = family.build([torch.nn.Parameter(torch.zeros(1))], {"lr": first.learning_rate}).defaults
-        members = [candidate for candidate in self.candidates if candidate.family == family.name]
-        return {key: defaults[key] for candidate in members for key in candidate.settings if key in defaults}
 
     def _first(self, family: str) -> Candidate:
         return next(candidate for candidate in self.candidates if candidate.family == family)

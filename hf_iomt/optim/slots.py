@@ -44,3 +44,26 @@ def extract(state_dict: Mapping[str, Any], family: str) -> dict[str, Any]:
         for group in state_dict["param_groups"]
     ]
     return {"state": {number: slots for number, slots in state.items() if slots}, "param_groups": groups}
+
+
+def place(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Let a new optimizer load a state, because only its class knows which slots belong on its parameters' devices.
+
+    Args:
+        optimizer (`torch.optim.Optimizer`): One over the same groups of parameters.
+        state (`Mapping[str, Any]`): `"state"`, slots by the parameter's number, and `"groups"`, their entries without
+            the parameters.
+
+    Returns:
+        `dict` of the same form.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    numbers = iter(range(len(parameters)))
+    groups = [
+        {**saved, "params": [next(numbers) for _ in group["params"]]}
+        for group, saved in zip(optimizer.param_groups, state["groups"], strict=True)
+    ]
+    optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
+    placed = {number: optimizer.state[item] for number, item in enumerate(parameters) if item in optimizer.state}
+    return {"state": placed, "groups": state["groups"]}

@@ -816,6 +816,22 @@ class TestFamilyState:
             of.activate(0)
         assert_equal(problem.train(optimizer, range(6, 9)), reference_problem.train(reference, range(6, 9)))
 
+    @pytest.mark.parametrize("fused", [False, True])
+    def test_what_was_saved_elsewhere_goes_where_the_class_wants_it(self, fused):
+        candidates = f"adam:lr=0.1,fused={fused}; sgdm:lr=0.1"
+        here, there = Problem(), Problem()
+        saved = InterleavedOptimizer(here.parameters, candidates)
+        here.train(saved, range(1))
+        state = saved.family_state("adam")
+        away = [torch.nn.Parameter(parameter.to("meta")) for parameter in there.parameters]
+        placed = InterleavedOptimizer(away, candidates).place_family("adam", state)
+        assert placed["groups"] == state["groups"]
+        assert list(placed["state"]) == list(state["state"])
+        for slots in placed["state"].values():
+            assert slots["exp_avg"].is_meta and slots["exp_avg_sq"].is_meta
+            # Adam counts steps on the CPU, but for fused steps.
+            assert slots["step"].is_meta is fused
+
     def test_a_family_that_was_not_used_has_no_state(self):
         problem = Problem()
         optimizer = InterleavedOptimizer(problem.parameters, self.TEXT)
