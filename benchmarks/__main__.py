@@ -11,6 +11,7 @@ _COMMANDS = {
     "functions": "the paper's deterministic functions",
     "overhead": "what selection costs",
     "memory": "what copies and states cost",
+    "accelerator": "what training costs on an accelerator, in time and memory",
     "transferability": "what the transferability metrics foretell",
 }
 

@@ -83,9 +83,6 @@ def _train(work: str, folder: str) -> dict[str, Any]:
         trainer: Any = Trainer(args=args, **parts)
     else:
         from hf_iomt import IOMTTrainer, IOMTTrainingArguments
-        from hf_iomt.memory import memory_need
-        from hf_iomt.optim import trainable_tensors
-        from hf_iomt.race_plan import plan_race
 
         if part == "full":
             settings = {**settings, "iomt_switch_steps": 5, "iomt_transferability": "0.5", **_FULL[method]}
@@ -100,9 +97,7 @@ def _train(work: str, folder: str) -> dict[str, Any]:
         trainer.compute_metrics = classification_metrics
         trainer.evaluate(parts["eval_dataset"])
     if method != _BASELINE:
-        optimizer = trainer.interleaved_optimizer
-        race = plan_race(range(len(optimizer.candidates)), args.iomt_race_steps, args.max_steps)
-        found = memory_need(trainable_tensors(trainer.model), optimizer, trainer.interleaving.settings, race)
+        found = trainer.memory_need
         need = {
             "parameters_mib": found.parameters / _MIB,
             "expected_mib": (found.in_use if args.iomt_offload == "disk" else found.together) / _MIB,

@@ -6,6 +6,8 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import torch
+
 _PACKAGES = ("hf-iomt", "torch", "transformers", "accelerate", "peft", "datasets", "scikit-learn", "numpy")
 # What the benchmarks compare with, where it is installed.
 _PEERS = ("schedulefree", "prodigyopt", "pytorch-optimizer", "optuna", "ray")
@@ -24,8 +26,7 @@ def provenance(command: str) -> dict[str, Any]:
             versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return {
-        "command": command,
-        "versions": versions,
-        "machine": {"processor": platform.machine(), "python": platform.python_version(), "threads": 1},
-    }
+    machine = {"processor": platform.machine(), "python": platform.python_version(), "threads": 1}
+    if torch.cuda.is_available():
+        machine["accelerator"] = torch.cuda.get_device_name()
+    return {"command": command, "versions": versions, "machine": machine}

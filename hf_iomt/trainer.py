@@ -25,7 +25,7 @@ from .cycle_plan import plan_cycles
 from .interleaving import Interleaving
 from .json_files import write_json
 from .learning_rate import LearningRateMixin
-from .memory import memory_need, report_memory
+from .memory import MemoryNeed, memory_need, report_memory
 from .optim import InterleavedOptimizer, Place, Storage, trainable_tensors
 from .overfitting import make_watch
 from .probe import Probe
@@ -90,6 +90,7 @@ class IOMTTrainerMixin(
         interleaving ([`Interleaving`], *optional*): The loop of Algorithm 1, from the start of training on.
         transferability ([`~transferability.Transferability`], *optional*): ω_t and its parts, from the start of
             training on; `None` where nothing depends on it.
+        memory_need ([`~memory.MemoryNeed`], *optional*): What the run needs, from the start of training on.
 
     Raises:
         TypeError: `args` are not [`IOMTTrainingArguments`].
@@ -114,6 +115,7 @@ class IOMTTrainerMixin(
         refuse_unsupported_backends(self)
         self.interleaving: Interleaving | None = None
         self.transferability: Transferability | None = None
+        self.memory_need: MemoryNeed | None = None
         self._assessment: Assessment | None = None
         self._restored: dict[str, Any] | None = None
         self._sums_losses = False
@@ -277,8 +279,9 @@ class IOMTTrainerMixin(
         watch = make_watch(self, per_step, switch_steps)
         tested, watched = self.range_test is not None, watch is not None
         strides = self.range_test is not None and bool(self.range_test.strides)
-        need = memory_need(trainable_tensors(model), optimizer, settings, race, tested, strides, watched)
-        report_memory(need, optimizer.storage)
+        tensors = trainable_tensors(model)
+        self.memory_need = memory_need(tensors, optimizer, settings, race, tested, strides, watched)
+        report_memory(self.memory_need, optimizer.storage)
         named = dict(model.named_parameters())
         selected = select_parameters(named.items(), args.iomt_state_parameters)
         selector = Selector(

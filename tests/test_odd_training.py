@@ -32,14 +32,6 @@ def make(path, model=None, cls=IOMTTrainer, data=None, callbacks=None, evaluatio
     )
 
 
-def loss_of(model):
-    """Loss over all samples, without dropout."""
-    texts = tiny.Texts()
-    model.eval()
-    with torch.no_grad():
-        return float(model(input_ids=texts.ids, attention_mask=torch.ones_like(texts.ids), labels=texts.labels).loss)
-
-
 def check(trainer, steps=40):
     """Every step is in the history, all numbers are finite, and so are the weights."""
     history = trainer.iomt_history
@@ -100,8 +92,8 @@ class TestNoNumbers:
         trainer = make(tmp_path, cls=failing(lambda number, _: number == step, how))
         trainer.train()
         history = check(trainer)
-        last = loss_of(trainer.model)
-        assert last < 1.1 * loss_of(tiny.bert())
+        last = tiny.loss_of(trainer.model)
+        assert last < 1.1 * tiny.loss_of(tiny.bert())
         if how != "inf" and step < 40:
             record = next(record for record in history if record["first_step"] <= step <= record["last_step"])
             assert record["rolled_back"]
@@ -136,7 +128,7 @@ class TestNoNumbers:
         )
         trainer.train()
         history = check(trainer)
-        assert loss_of(trainer.model) < loss_of(tiny.bert(dropout=0.0))
+        assert tiny.loss_of(trainer.model) < tiny.loss_of(tiny.bert(dropout=0.0))
         scores = {item["family"]: [] for item in history}
         for item in history[:-1]:
             scores[item["family"]].append(item["score"])
@@ -179,7 +171,7 @@ class TestTheLastStepOfACycle:
         trainer.train()
         history = check(trainer, steps)
         assert [record["last_step"] for record in history if record["rolled_back"]] == [12]
-        assert loss_of(trainer.model) < 1.1 * loss_of(tiny.bert())
+        assert tiny.loss_of(trainer.model) < 1.1 * tiny.loss_of(tiny.bert())
 
     def test_a_candidate_that_destroys_at_once(self, tmp_path):
         trainer = make(
@@ -195,7 +187,7 @@ class TestTheLastStepOfACycle:
         trainer.train()
         history = check(trainer)
         assert {record["rolled_back"] for record in history if record["family"] == "sgd"} == {True}
-        assert loss_of(trainer.model) < loss_of(tiny.bert(dropout=0.0))
+        assert tiny.loss_of(trainer.model) < tiny.loss_of(tiny.bert(dropout=0.0))
 
 
 def shifted(by, factor=1.0):
@@ -218,14 +210,14 @@ class TestLossesBelowZero:
         trainer.train()
         check(trainer)
         if factor > 0:
-            assert loss_of(trainer.model) < loss_of(tiny.bert(dropout=0.0))
+            assert tiny.loss_of(trainer.model) < tiny.loss_of(tiny.bert(dropout=0.0))
 
     @pytest.mark.parametrize("by", [-0.7, -5.0])
     def test_damage_is_still_seen(self, tmp_path, by):
         trainer = make(tmp_path, tiny.bert(dropout=0.0), shifted(by), iomt_candidates="adam:lr=0.003; sgd:lr=1e6")
         trainer.train()
         check(trainer)
-        assert loss_of(trainer.model) < loss_of(tiny.bert(dropout=0.0))
+        assert tiny.loss_of(trainer.model) < tiny.loss_of(tiny.bert(dropout=0.0))
 
     def test_losses_around_zero_are_no_damage(self, tmp_path):
         """As those of reinforcement learning, which begin at 0 and say nothing by their level."""

@@ -59,17 +59,6 @@ def make(path, model=None, cls=IOMTTrainer, data=None, evaluation=None, callback
     )
 
 
-def loss_of(model, texts=None):
-    """Loss over all samples, without dropout."""
-    texts = texts or tiny.Texts()
-    with torch.no_grad():
-        training = model.training
-        model.eval()
-        loss = model(input_ids=texts.ids, attention_mask=torch.ones_like(texts.ids), labels=texts.labels).loss
-        model.train(training)
-    return float(loss)
-
-
 def check_history(trainer, steps):
     """The documented keys, and every step exactly once."""
     history = trainer.iomt_history
@@ -139,10 +128,10 @@ class TestDefaultSettings:
     @pytest.mark.parametrize("model", [tiny.bert, tiny.lora])
     def test_the_papers_candidates_do_no_damage(self, tmp_path, model):
         trainer = make(tmp_path, model(dropout=0.0), iomt_candidates="paper", max_steps=60)
-        before = loss_of(trainer.model)
+        before = tiny.loss_of(trainer.model)
         trainer.train()
         assert all(item.isfinite().all() for item in tiny.values(trainer.model).values())
-        assert loss_of(trainer.model) < before
+        assert tiny.loss_of(trainer.model) < before
         # Too few steps for a range test.
         history = check_history(trainer, 60)
         assert history[0]["phase"] == "race" and history[-1]["phase"] in ("initial", "surrogate")
@@ -157,7 +146,7 @@ class TestDefaultSettings:
         trainer.train()
         # The last cycle may end in its first half.
         assert sum(record["rolled_back"] for record in trainer.iomt_history) >= len(trainer.iomt_history) - 1
-        assert loss_of(trainer.model) == pytest.approx(loss_of(tiny.bert(dropout=0.0)), rel=1e-5)
+        assert tiny.loss_of(trainer.model) == pytest.approx(tiny.loss_of(tiny.bert(dropout=0.0)), rel=1e-5)
         tiny.assert_same(tiny.values(trainer.model), before)
 
     def test_the_history_is_written_beside_the_model(self, tmp_path):
@@ -253,7 +242,9 @@ class TestLogs:
         evaluations = [item for item in trainer.state.log_history if "eval_loss" in item]
         assert [item["step"] for item in evaluations] == [10, 20, 30, 40]
         assert not any(key.startswith("iomt/") for item in evaluations for key in item)
-        assert evaluations[-1]["eval_loss"] == pytest.approx(loss_of(trainer.model, tiny.Texts(16, seed=1)), rel=1e-4)
+        assert evaluations[-1]["eval_loss"] == pytest.approx(
+            tiny.loss_of(trainer.model, tiny.Texts(16, seed=1)), rel=1e-4
+        )
         check_history(trainer, 40)
 
 
@@ -273,10 +264,10 @@ class TestModels:
     def test_regression(self, tmp_path):
         texts = tiny.Texts(regression=True)
         trainer = make(tmp_path, tiny.bert(labels=1, dropout=0.0), data=texts, iomt_candidates=THREE)
-        before = loss_of(trainer.model, texts)
+        before = tiny.loss_of(trainer.model, texts)
         trainer.train()
         check_history(trainer, 40)
-        assert loss_of(trainer.model, texts) < before
+        assert tiny.loss_of(trainer.model, texts) < before
 
     def test_weight_decay_spares_biases_and_normalisations(self, tmp_path):
         trainer = make(tmp_path, iomt_candidates="sgd:lr=0.1; adamw:lr=0.01,weight_decay=0.5", weight_decay=0.25)
@@ -312,11 +303,11 @@ class TestOptimizers:
     def test_trainers_names_are_families(self, tmp_path):
         text = "adafactor:lr=0.001; adamw_torch_fused:lr=0.01"
         trainer = make(tmp_path, tiny.bert(dropout=0.0), iomt_candidates=text, iomt_selection="cyclical")
-        before = loss_of(trainer.model)
+        before = tiny.loss_of(trainer.model)
         trainer.train()
         history = check_history(trainer, 40)
         assert {record["family"] for record in history} == {"adafactor", "adamw_torch_fused"}
-        assert loss_of(trainer.model) < before
+        assert tiny.loss_of(trainer.model) < before
 
     def test_an_optimizer_of_ones_own(self, tmp_path):
         known = dict(families._FAMILIES)
@@ -365,10 +356,10 @@ class TestSchedulesAndData:
     )
     def test_schedulers(self, tmp_path, settings):
         trainer = make(tmp_path, tiny.bert(dropout=0.0), iomt_candidates=THREE, **settings)
-        before = loss_of(trainer.model)
+        before = tiny.loss_of(trainer.model)
         trainer.train()
         check_history(trainer, 40)
-        assert loss_of(trainer.model) < before
+        assert tiny.loss_of(trainer.model) < before
 
     def test_a_plateau_lowers_every_candidates_rate(self, tmp_path):
         trainer = make(
@@ -450,7 +441,7 @@ class TestStoppingAndResuming:
         assert trainer.state.global_step == steps
         check_history(trainer, steps)
         assert not trainer.interleaving.racing and not trainer.interleaved_optimizer.ignore_schedule
-        assert loss_of(trainer.model) < loss_of(tiny.bert(dropout=0.0)) * 1.05
+        assert tiny.loss_of(trainer.model) < tiny.loss_of(tiny.bert(dropout=0.0)) * 1.05
         assert json.loads((tmp_path / "iomt_history.json").read_text()) == trainer.iomt_history
 
     def test_stopped_in_a_race_the_branches_that_destroy_are_left(self, tmp_path):
@@ -463,7 +454,7 @@ class TestStoppingAndResuming:
         )
         trainer.train()
         assert trainer.iomt_history[-1]["candidate"].startswith("sgd") and not trainer.interleaving.racing
-        assert loss_of(trainer.model) < loss_of(tiny.bert(dropout=0.0)) * 1.05
+        assert tiny.loss_of(trainer.model) < tiny.loss_of(tiny.bert(dropout=0.0)) * 1.05
 
     def test_one_candidate_resumes_to_the_bit(self, tmp_path):
         settings = {"iomt_candidates": "adamw:lr=0.01", "save_strategy": "steps", "save_steps": 20}
@@ -508,7 +499,7 @@ class TestStoppingAndResuming:
         check_history(trainer, 40)
         assert trainer.iomt_history[0]["learning_rate"] == 0.01
         assert not all(torch.equal(item, middle[name]) for name, item in tiny.values(trainer.model).items())
-        assert loss_of(trainer.model) < loss_of(tiny.bert(dropout=0.0))
+        assert tiny.loss_of(trainer.model) < tiny.loss_of(tiny.bert(dropout=0.0))
 
 
 class TestRefusals:

@@ -86,12 +86,6 @@ def differ(first, second):
     return any(not torch.equal(item, second[name]) for name, item in first.items())
 
 
-def loss_of(model):
-    texts = tiny.Texts()
-    with torch.no_grad():
-        return float(model.eval()(input_ids=texts.ids, labels=texts.labels).loss)
-
-
 class At(TrainerCallback):
     """Calls a function with the event's arguments at an event, at one step or at each."""
 
@@ -126,7 +120,7 @@ def accumulation(path):
     assert [record["candidate"] for record in expected] == [record["candidate"] for record in found]
     scores = [[record["score"] or 0.0 for record in history] for history in (expected, found)]
     assert scores[0] == pytest.approx(scores[1], abs=1e-3)
-    assert loss_of(whole.model) == pytest.approx(loss_of(parts.model), rel=0.02)
+    assert tiny.loss_of(whole.model) == pytest.approx(tiny.loss_of(parts.model), rel=0.02)
 
 
 @works("gradient accumulation where Trainer adds the losses up")
@@ -139,7 +133,7 @@ def added_up(path):
         logging_strategy="steps",
         logging_steps=1,
     )
-    before = loss_of(trainer.model)
+    before = tiny.loss_of(trainer.model)
     trainer.model.train()
     trainer.train()
     # Trainer takes the model to divide by the number of samples, which it does not.
@@ -357,7 +351,7 @@ def compiled(path):
         trainer = make(path, tiny.bert(dropout=0.0), iomt_selection="cyclical", max_steps=20, **settings)
         trainer.train()
         history_of(trainer, 20)
-        losses.append(loss_of(trainer.model))
+        losses.append(tiny.loss_of(trainer.model))
     assert isinstance(trainer.model_wrapped, torch._dynamo.eval_frame.OptimizedModule)
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
@@ -406,7 +400,7 @@ def shrinking(path):
             return super().compute_loss(model, inputs, *args, **kwargs)
 
     def begin(model, **_):
-        attempts.append((trainer._train_batch_size, loss_of(model)))
+        attempts.append((trainer._train_batch_size, tiny.loss_of(model)))
         races.append([group["lr"] for group in trainer.interleaved_optimizer.param_groups])
         model.train()
 
@@ -429,7 +423,7 @@ def shrinking(path):
     assert races[0] == races[1] == races[2]
     history = history_of(trainer, 100)
     assert [record["phase"] for record in history[:3]] == ["race"] * 3 and history[3]["phase"] == "surrogate"
-    assert loss_of(trainer.model) < attempts[2][1]
+    assert tiny.loss_of(trainer.model) < attempts[2][1]
 
 
 @works("auto_find_batch_size on resume")
@@ -466,13 +460,13 @@ def after_a_failure(path):
         iomt_candidates="sgd:lr=1e4; adam:lr=0.01",
         callbacks=[failing := At("on_optimizer_step", fail, 1)],
     )
-    before = loss_of(trainer.model)
+    before = tiny.loss_of(trainer.model)
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
     trainer.remove_callback(failing)
     trainer.args.iomt_race_steps = 0
     at_start = []
-    trainer.add_callback(At("on_train_begin", lambda model, **_: at_start.append(loss_of(model))))
+    trainer.add_callback(At("on_train_begin", lambda model, **_: at_start.append(tiny.loss_of(model))))
     trainer.train()
     assert at_start == [before]
     assert history_of(trainer, 40)[0]["phase"] == "surrogate"
@@ -502,7 +496,7 @@ def best_model(path):
     history_of(trainer, 40)
     assert trainer.state.best_model_checkpoint.endswith("checkpoint-16")
     assert_loaded(trainer, path / "checkpoint-16")
-    assert loss_of(trainer.model) != loss_of(tiny.bert().from_pretrained(str(path / "checkpoint-40")))
+    assert tiny.loss_of(trainer.model) != tiny.loss_of(tiny.bert().from_pretrained(str(path / "checkpoint-40")))
 
 
 @works("EarlyStoppingCallback")
@@ -543,7 +537,7 @@ def stopping(path):
         trainer = make(path, tiny.bert(dropout=0.0), callbacks=[At("on_step_end", stop, step)])
         trainer.train()
         history_of(trainer, step)
-        assert loss_of(trainer.model) < loss_of(tiny.bert(dropout=0.0)) * 1.05
+        assert tiny.loss_of(trainer.model) < tiny.loss_of(tiny.bert(dropout=0.0)) * 1.05
 
     def end_epoch(control, **_):
         control.should_epoch_stop = True
@@ -638,11 +632,11 @@ def terminated(path):
 @works("train() twice")
 def twice(path):
     trainer = make(path, tiny.bert(dropout=0.0))
-    losses = [loss_of(trainer.model)]
+    losses = [tiny.loss_of(trainer.model)]
     for _ in range(2):
         trainer.train()
         history = history_of(trainer, 40)
-        losses.append(loss_of(trainer.model))
+        losses.append(tiny.loss_of(trainer.model))
         assert history[0]["phase"] == "race" and history[0]["learning_rate"] == 0.01
     assert losses[0] > losses[1] > losses[2]
 
@@ -710,7 +704,7 @@ def stream(path):
     trainer = make(path, tiny.bert(dropout=0.0), data=tiny.Stream(tiny.Texts()))
     trainer.train()
     history_of(trainer, 40)
-    assert loss_of(trainer.model) < loss_of(tiny.bert(dropout=0.0))
+    assert tiny.loss_of(trainer.model) < tiny.loss_of(tiny.bert(dropout=0.0))
 
 
 class Lengths(tiny.Texts):
@@ -815,7 +809,9 @@ def filtered(path):
     assert all(math.isfinite(item["loss"]) for item in trainer.state.log_history if "loss" in item)
     undone = [record for record in history_of(trainer, 40) if record["rolled_back"]]
     assert undone and {record["first_step"] for record in undone} == {9, 13}
-    assert math.isfinite(loss_of(trainer.model)) and loss_of(trainer.model) < loss_of(tiny.bert(dropout=0.0))
+    assert math.isfinite(tiny.loss_of(trainer.model)) and tiny.loss_of(trainer.model) < tiny.loss_of(
+        tiny.bert(dropout=0.0)
+    )
 
 
 # The Hub

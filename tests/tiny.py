@@ -74,13 +74,24 @@ def lora(seed=0, **kwargs):
 
 def values(model):
     """Copies of the trainable parameters by name."""
-    return {name: item.detach().clone() for name, item in model.named_parameters() if item.requires_grad}
+    return {name: item.detach().to("cpu", copy=True) for name, item in model.named_parameters() if item.requires_grad}
+
+
+def loss_of(model, texts=None):
+    """Loss over all samples, without dropout."""
+    texts, training, device = texts or Texts(), model.training, next(model.parameters()).device
+    model.eval()
+    with torch.no_grad():
+        inputs = {"input_ids": texts.ids, "attention_mask": torch.ones_like(texts.ids), "labels": texts.labels}
+        loss = model(**{name: item.to(device) for name, item in inputs.items()}).loss
+    model.train(training)
+    return float(loss)
 
 
 def assert_same(first, second):
     """Equal to the last bit."""
     assert list(first) == list(second)
-    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+    assert [name for name in first if not torch.equal(first[name].cpu(), second[name].cpu())] == []
 
 
 def outcome(trainer):
