@@ -22,7 +22,12 @@ class preserved_generators:
 
     def __enter__(self) -> None:
         self._python, self._numpy = random.getstate(), np.random.get_state()
-        self._torch = torch.random.fork_rng()
+        # All devices, since `manual_seed` reaches them all; by number, since torch warns of several otherwise.
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        self._torch = torch.random.fork_rng(
+            range(0 if accelerator is None else torch.accelerator.device_count()),
+            device_type="cuda" if accelerator is None else accelerator.type,
+        )
         self._torch.__enter__()
         random.seed(self._seed)
         np.random.seed(self._seed)
