@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 if TYPE_CHECKING:
+    from transformers import Trainer
+
     from .trainer import IOMTTrainerMixin
 
 
@@ -35,8 +39,14 @@ def refuse_unsupported_backends(trainer: IOMTTrainerMixin) -> None:
     if trainer.is_fsdp_enabled and trainer.args.iomt_offload != "none":
         raise ValueError(
             f"`iomt_offload={trainer.args.iomt_offload!r}` does not work with FSDP, which shards all copies over the "
-            "processes. Leave it at 'none'; `offload_params` of `fsdp_config` keeps all of them in the CPU's memory."
+            "processes. Leave it at 'none'; `cpu_offload` of `fsdp_config` keeps all of them in the CPU's memory."
         )
+
+
+def mean_over_processes(trainer: Trainer, values: torch.Tensor) -> torch.Tensor:
+    """The mean over the processes, which communicate from their devices, of values that may lie elsewhere."""
+    mean: torch.Tensor = trainer.accelerator.reduce(values.to(trainer.accelerator.device), "mean")
+    return mean
 
 
 def state_part(trainer: IOMTTrainerMixin) -> int | None:

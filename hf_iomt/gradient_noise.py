@@ -63,7 +63,7 @@ class GradientNoise:
             used = square > 0
             # In place: memory for what is trained twice over is all that this takes.
             ratio = total.square_().div_(square).masked_fill_(~used, 0.0)
-            ratios = ratios + ratio.sum(dtype=torch.float32)
-            coordinates = coordinates + used.sum(dtype=torch.float32)
+            ratios = ratios + ratio.sum(dtype=torch.float32).to(ratios.device)
+            coordinates = coordinates + used.sum(dtype=torch.float32).to(coordinates.device)
         ratios, coordinates = self._reduce(torch.stack([ratios, coordinates])).tolist()
         return None if coordinates == 0 else (ratios / coordinates - 1) / (self._count - 1)

@@ -339,7 +339,9 @@ class Interleaving:
         return self._losses[0]
 
     def _read_losses(self) -> list[float]:
-        losses: list[float] = self._reduce(torch.stack([widen(item) for item in self._losses])).tolist()
+        # Those of a checkpoint may lie elsewhere than those that followed.
+        device = self._losses[-1].device
+        losses: list[float] = self._reduce(torch.stack([widen(item.to(device)) for item in self._losses])).tolist()
         return losses
 
     def _mark(self, rolled_back: bool) -> None:

@@ -8,12 +8,14 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from transformers import Trainer
 
+from .backends import mean_over_processes
 from .candidate_list import (
     candidate_text,
     highest_rate,
@@ -236,7 +238,7 @@ class LearningRateMixin(_Base):
                 for parameter in parameters:
                     if parameter.grad is not None:
                         parameter.grad.div_(self._gradient_scale)
-                strides = measure_strides(optimizer, lambda values: self.accelerator.reduce(values, "mean"))
+                strides = measure_strides(optimizer, partial(mean_over_processes, self))
         finally:
             statistics.restore()
             self.model_wrapped.zero_grad()
@@ -252,7 +254,7 @@ class LearningRateMixin(_Base):
 
     def _measure_signal(self, parameters: list[nn.Parameter], batches: Iterator[Group], count: int) -> float | None:
         """Share of signal in the gradients at the present parameters."""
-        noise = GradientNoise(parameters, lambda values: self.accelerator.reduce(values, "mean"))
+        noise = GradientNoise(parameters, partial(mean_over_processes, self))
         for _ in range(count):
             self._add_gradients(next(batches))
             noise.add()
@@ -263,7 +265,7 @@ class LearningRateMixin(_Base):
         self, parameters: list[nn.Parameter], batches: Iterator[Group], count: int
     ) -> RangeTest | None:
         """What the gradients at the present parameters tell of the learning rate of a linear head."""
-        polyak = PolyakStep(parameters, lambda values: self.accelerator.reduce(values, "mean"))
+        polyak = PolyakStep(parameters, partial(mean_over_processes, self))
         for _ in range(count):
             polyak.add(self._add_gradients(next(batches)))
             self.model_wrapped.zero_grad()

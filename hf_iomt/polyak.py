@@ -48,7 +48,8 @@ class PolyakStep:
         if not gradients:
             return
         parts = [local_part(item) for item in gradients]
-        size = torch.stack([part.abs().sum(dtype=torch.float32) for part in parts]).sum()
+        device = parts[0].device
+        size = torch.stack([part.abs().sum(dtype=torch.float32).to(device) for part in parts]).sum()
         # Of sharded ones each process sees a part: what counts is the mean over the coordinates.
         seen = torch.full_like(size, sum(part.numel() for part in parts))
         value, size, seen = self._reduce(torch.stack([loss.detach().to(size), size, seen]))

@@ -67,8 +67,13 @@ class Probe:
         ):
             self._groups = self._groups or self._draw()
             inputs = self._groups[0][0][0]
-            few, many = (self._loss(inputs, num_items_in_batch=torch.tensor(count)) for count in (1, 1000))
+            few, many = (self._loss(inputs, num_items_in_batch=self._items(count)) for count in (1, 1000))
         return float(many.abs()) < 0.5 * float(few.abs())
+
+    def _items(self, count: int) -> torch.Tensor:
+        items, devices = torch.tensor(count), self._trainer.args.n_gpu
+        # As Trainer has it: `DataParallel` cuts tensors up, one row for each device.
+        return items if devices <= 1 else items.expand(devices, 1)
 
     def _loss(self, inputs: Any, **kwargs: Any) -> torch.Tensor:
         return widen(mean_loss(self._trainer, inputs, **kwargs).detach())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import torch
+from accelerate.data_loader import DataLoaderDispatcher
 from numpy.typing import NDArray
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset
 
@@ -37,9 +38,12 @@ def draw_groups(trainer: Trainer, size: int, count: int, skip: int = 0, loader: 
     Raises:
         ValueError: There is no sample at all.
     """
-    loader = cast(DataLoader[Any], loader or trainer.callback_handler.train_dataloader)
+    loader = cast(DataLoader[Any], trainer.callback_handler.train_dataloader if loader is None else loader)
     dataset: Any = loader.dataset
-    groups = _of_stream if is_stream(dataset) else _of_rows
+    groups = _of_rows
+    if is_stream(dataset):
+        # Of a stream that one process reads for all, each has the whole; else its own part.
+        groups = _of_whole_stream if isinstance(loader, DataLoaderDispatcher) else _of_stream
     empty = True
     for parts in groups(trainer, dataset, size, count, skip):
         batches = [batch for part in parts for batch in _split(part, max(1, trainer._train_batch_size))]
@@ -88,6 +92,12 @@ def _of_stream(trainer: Trainer, dataset: Any, size: int, count: int, skip: int)
     stream = itertools.islice(dataset, begin, end)
     while rows := list(itertools.islice(stream, math.ceil(size / processes))):
         yield [rows]
+
+
+def _of_whole_stream(trainer: Trainer, dataset: Any, size: int, count: int, skip: int) -> Iterator[list[list[Any]]]:
+    stream = itertools.islice(dataset, skip, skip + count)
+    while rows := list(itertools.islice(stream, size)):
+        yield [[rows[number] for number in _own(trainer, np.arange(len(rows)))]]
 
 
 def _own(trainer: Trainer, group: NDArray[np.int64]) -> list[int]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import transformers
+from accelerate.utils import send_to_device  # type: ignore[import-untyped]
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -83,8 +84,13 @@ class CheckpointHead:
         Returns:
             `torch.Tensor` of shape (B, M, Z) where the head is `per_token`, else (B, Z).
         """
+        # A model may lie on several devices, and its last layers on another than its first.
+        outputs = backbone_output.values() if isinstance(backbone_output, Mapping) else ()
+        device = next((item.device for item in outputs if isinstance(item, torch.Tensor)), self._source.device)
+        self._source.to(device)
+        inputs = send_to_device(dict(inputs), device)
         if self.per_token:
-            hidden = backbone_output.last_hidden_state
+            hidden, positions = backbone_output.last_hidden_state, positions.to(device)
             taken = hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))
             backbone_output = type(backbone_output)(last_hidden_state=taken)
         elif isinstance(inputs.get("input_ids"), torch.Tensor):

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -16,7 +17,7 @@ from transformers import Trainer
 
 from .assessment import Assessment
 from .attempts import AttemptsMixin
-from .backends import refuse_unsupported_backends, state_part
+from .backends import mean_over_processes, refuse_unsupported_backends, state_part
 from .callbacks import add_callbacks
 from .candidate_list import check_trainable, resolve_candidates, trains
 from .checkpoint import describe, find_checkpoint, load_state, save_state
@@ -302,7 +303,7 @@ class IOMTTrainerMixin(
             race=race,
             race_probe=race_probe,
             overfitting=watch,
-            reduce=lambda losses: self.accelerator.reduce(losses, "mean"),
+            reduce=partial(mean_over_processes, self),
             # The last digit may depend on the machine, and ranks must not differ.
             share=lambda choice: broadcast_object_list([choice])[0],
             scaler=self.accelerator.scaler,

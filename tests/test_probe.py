@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from accelerate.data_loader import DataLoaderDispatcher
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 
 from hf_iomt.probe import Probe
-from hf_iomt.samples import _split
+from hf_iomt.samples import _split, draw_groups
 
 
 class Normalised(nn.Module):
@@ -258,3 +259,45 @@ class TestTraces:
         trainer = make_trainer(tiny.bert(), tiny.Texts())
         Probe(trainer, 8)()
         assert all(parameter.grad is None for parameter in trainer.model.parameters())
+
+
+class Parts(nn.Module):
+    """Takes its keyword arguments as `DataParallel` gives them to its copies: cut up along the first dimension."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.shapes = []
+
+    def forward(self, x, labels=None, **kwargs):
+        num_items_in_batch = kwargs["num_items_in_batch"]
+        self.shapes.append(tuple(num_items_in_batch.shape))
+        items = num_items_in_batch.chunk(2)[0]
+        return {"loss": (self.weight * x).square().sum() / items.squeeze()}
+
+
+def test_numbers_of_items_can_be_cut_up_for_several_devices():
+    trainer = make_trainer(Parts(), Rows(8))
+    trainer.args._n_gpu = 2
+    assert Probe(trainer, 4).counts_items()
+    assert trainer.model.shapes == [(2, 1), (2, 1)]
+
+
+@pytest.mark.parametrize("size, count, skip", [(8, 24, 0), (8, 24, 4), (5, 13, 3), (8, 100, 0)])
+def test_processes_share_a_stream_that_one_of_them_reads_for_all(monkeypatch, size, count, skip):
+    """Accelerate's way with streams where there are several processes: each has the whole data set."""
+    rows = Rows(40)
+    trainer = make_trainer(Normalised(), Streamed(rows), max_steps=5)
+    monkeypatch.setattr(TrainingArguments, "world_size", 2)
+    loader = DataLoaderDispatcher(Streamed(rows), batch_size=4, collate_fn=lambda items: items)
+    drawn = []
+    for process in range(2):
+        monkeypatch.setattr(TrainingArguments, "process_index", process)
+        drawn.append([])
+        for group in draw_groups(trainer, size, count, skip, loader):
+            drawn[-1].append([float(row["x"][0]) for batch, _ in group for row in batch])
+    # Nobody waits for a process that has more.
+    assert [len(part) for part in drawn[0]] == [len(part) for part in drawn[1]]
+    together = [sorted({*first, *second}) for first, second in zip(*drawn, strict=True)]
+    expected = [float(value) for value in rows.x[skip : skip + count, 0]]
+    assert together == [sorted(expected[start : start + size]) for start in range(0, len(expected), size)]

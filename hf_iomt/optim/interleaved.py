@@ -10,7 +10,7 @@ import torch
 
 from .candidates import Candidate, parse_candidates
 from .families import Family, get_family
-from .slots import SEPARATOR, Slots, clone, extract, place
+from .slots import SEPARATOR, Slots, clone, extract, load, place
 from .snapshot import Snapshot
 from .storage import IN_PLACE, Kept, Storage
 
@@ -301,7 +301,7 @@ class InterleavedOptimizer(torch.optim.Optimizer):
             if family in saved:
                 # The family's own class knows how to cast its slots (a step counter stays where it is, say).
                 inner = self._family_optimizer(family)
-                inner.load_state_dict(extract(state_dict, family))
+                load(inner, extract(state_dict, family))
                 if family != self.active.family and self.storage.place != "none":
                     self._put_away(family, inner)
 

@@ -57,6 +57,8 @@ class Storage:
 
         def enter(tensor: torch.Tensor) -> _InMemory:
             source = tensor.detach()
+            if _is_paged(tensor):
+                return _InMemory(tensor, tensor.device)
             if self.place == "cpu" and _is_plain(source):
                 return _InMemory(source.to("cpu", copy=copy), tensor.device)
             return _InMemory(source.clone() if copy else tensor, tensor.device)
@@ -70,6 +72,8 @@ class Storage:
             file = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115
 
             def enter(tensor: torch.Tensor) -> _InFile | _InMemory:
+                if _is_paged(tensor):
+                    return _InMemory(tensor, tensor.device)
                 if not _is_plain(tensor):
                     return _InMemory(tensor.detach().clone(), tensor.device)
                 return _InFile(file, tensor.detach())
@@ -175,6 +179,11 @@ class _InFile:
 
 def _is_plain(tensor: torch.Tensor) -> bool:
     return type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.layout == torch.strided
+
+
+def _is_paged(tensor: torch.Tensor) -> bool:
+    """Whether bitsandbytes lets the driver move it, which a view or a copy would not know of."""
+    return bool(getattr(tensor, "is_paged", False))
 
 
 def _flat(tensor: torch.Tensor) -> torch.Tensor:

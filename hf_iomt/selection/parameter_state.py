@@ -87,7 +87,9 @@ class ParameterProjection:
         projected = torch.stack([part.to(parts[0].device) for part in parts])
         sharded = [number for number, tensor in enumerate(self._tensors) if _is_sharded(tensor)]
         if sharded:
-            projected[sharded] = _sum_over_shards(projected[sharded], self._tensors[sharded[0]])
+            whole = _sum_over_shards(projected[sharded], self._tensors[sharded[0]])
+            # Shards may wait in the CPU's memory, while processes communicate from their devices.
+            projected[sharded] = whole.to(projected.device)
         projected = projected.reshape(-1)
         return np.nan_to_num(projected.cpu().numpy().astype(np.float64), posinf=0.0, neginf=0.0)
 

@@ -150,7 +150,7 @@ class Collector:
             features = pool(output, pooling, mask).float()
             if len(features) != count:
                 raise ValueError(f"the backbone gave {len(features)} rows of features for {count} samples")
-            tensors["features"] = features
+            tensors["features"] = features.to(labels.device)
         with self._leaving_out("source_probabilities"):
             if self.task != "classification":
                 raise ValueError("the labels are not one class of several")
@@ -158,7 +158,7 @@ class Collector:
             if head.per_token:
                 real = align_mask(mask, hidden_states(output))
                 positions = last_token(real)[:, None] if pooling == "last" else spread_tokens(real, _SOURCE_TOKENS)
-            source = head(output, inputs, positions).float().softmax(-1)
+            source = head(output, inputs, positions).float().softmax(-1).to(labels.device)
             source = source.mean(1) if source.ndim == 3 else source
             if len(source) != count:
                 raise ValueError(f"the checkpoint's head made {len(source)} rows of predictions for {count} samples")
@@ -185,7 +185,7 @@ class Collector:
             hidden = hidden_states(output)
             if hidden.shape[:2] != (len(labels), front + length):
                 raise ValueError(f"the hidden states have shape {tuple(hidden.shape)}, with {length} labels per row")
-            tensors["features"] = _at(hidden, positions + front).float()
+            tensors["features"] = _at(hidden, positions + front).float().to(labels.device)
         with self._leaving_out("source_probabilities"):
             if own:
                 source = _at(logits, positions)
@@ -193,7 +193,7 @@ class Collector:
                 source = self._head()(output, inputs, positions + front)
             else:
                 raise ValueError("the checkpoint's head predicts one class per sample, the labels are per token")
-            tensors["probabilities"], tensors["classes"] = most_probable(source.float().softmax(-1))
+            tensors["probabilities"], tensors["classes"] = most_probable(source.float().softmax(-1).to(labels.device))
         return {**tensors, "rows": performance_rows("tokens", logits, labels)}
 
     def _head(self) -> SourceHead:
@@ -220,7 +220,7 @@ class Collector:
 
 def _at(values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """Vectors of shape (B, M, D) at positions of shape (B, M) in values of shape (B, T, D)."""
-    return values.gather(1, positions[..., None].expand(-1, -1, values.shape[-1]))
+    return values.gather(1, positions.to(values.device)[..., None].expand(-1, -1, values.shape[-1]))
 
 
 def _real_tokens(inputs: Mapping[str, Any], config: Any, by_ids: bool) -> torch.Tensor | None:

@@ -94,4 +94,4 @@ def align_mask(mask: torch.Tensor | None, hidden: torch.Tensor) -> torch.Tensor:
     batch, length = hidden.shape[:2]
     if mask is None or mask.ndim != 2 or len(mask) != batch or mask.shape[1] > length:
         return hidden.new_ones(batch, length)
-    return torch.nn.functional.pad(mask.to(hidden.dtype), (length - mask.shape[1], 0), value=1)
+    return torch.nn.functional.pad(mask.to(hidden), (length - mask.shape[1], 0), value=1)

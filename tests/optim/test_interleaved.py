@@ -832,6 +832,25 @@ class TestFamilyState:
             # Adam counts steps on the CPU, but for fused steps.
             assert slots["step"].is_meta is fused
 
+    @pytest.mark.parametrize("family", ["adam", "nadam", "radam", "rmsprop", "adagrad", "adamax", "adabound", "swats"])
+    def test_counters_are_loaded_where_and_as_steps_have_them(self, family):
+        """On the CPU: of what lies on a device each step would wait to read them."""
+        problem = Problem()
+        parameters = [torch.nn.Parameter(item.detach().bfloat16()) for item in problem.parameters]
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
+        saved = InterleavedOptimizer(parameters, f"{family}:lr=0.1")
+        saved.step()
+        away = [torch.nn.Parameter(parameter.detach().to("meta")) for parameter in parameters]
+        loaded = InterleavedOptimizer(away, f"{family}:lr=0.1")
+        loaded.load_state_dict(through_file(saved.state_dict()))
+        state = loaded.family_state(family)["state"]
+        for number, slots in saved.family_state(family)["state"].items():
+            counters = {name: slot for name, slot in slots.items() if name in ("step", "mu_product")}
+            assert counters
+            for name, slot in counters.items():
+                assert_equal(state[number][name], slot)
+
     def test_a_family_that_was_not_used_has_no_state(self):
         problem = Problem()
         optimizer = InterleavedOptimizer(problem.parameters, self.TEXT)

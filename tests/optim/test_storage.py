@@ -153,3 +153,14 @@ def test_a_full_disk_says_what_to_do(tmp_path, monkeypatch):
         OSError, match=r"`iomt_offload='disk'` keeps .*No space left.* Make room there, choose another"
     ):
         Storage("disk", tmp_path).put([torch.ones(1000)])
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("copied", [False, True])
+def test_what_the_driver_moves_stays_what_it_is(place, copied, tmp_path):
+    """Paged states of bitsandbytes bear a mark; a copy of them would be an ordinary tensor of the CPU."""
+    paged = torch.zeros(4)
+    paged.is_paged = True
+    kept = Storage(place, tmp_path).put({"state": [paged, torch.ones(2)]}, copy=copied)
+    assert kept.read()["state"][0] is paged
+    assert kept.take()["state"][0] is paged

@@ -14,7 +14,7 @@ from transformers.modeling_outputs import (
 )
 
 from hf_iomt.transferability import choose_pooling, pool
-from hf_iomt.transferability.pooling import hidden_states, last_token, spread_tokens
+from hf_iomt.transferability.pooling import align_mask, hidden_states, last_token, spread_tokens
 
 HIDDEN = torch.arange(24.0).reshape(2, 4, 3)
 # Padding at the end, and in front.
@@ -117,3 +117,11 @@ def test_the_last_token():
 )
 def test_spread_tokens(mask, count, positions):
     assert spread_tokens(torch.tensor([mask]), count).tolist() == [positions]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_hidden_states_may_lie_on_another_device_than_the_mask(pooling):
+    hidden = torch.zeros(2, 3, 4, device="meta")
+    mask = torch.ones(2, 2)
+    assert align_mask(mask, hidden).is_meta
+    assert pool(SimpleNamespace(last_hidden_state=hidden), pooling, mask).shape == (2, 4)
