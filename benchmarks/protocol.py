@@ -71,17 +71,30 @@ def paired_difference(
 
     With fewer than three seeds there is no interval: both ends are NaN. Where a run has diverged all three are.
     """
-    seeds = sorted(set(ones) & set(others))
-    differences = np.array([ones[item] - others[item] for item in seeds])
-    if not len(differences):
+    return mean_paired_difference([(ones, others)], seed)
+
+
+def mean_paired_difference(
+    pairs: Sequence[tuple[Mapping[int, float], Mapping[int, float]]], seed: int = 0
+) -> tuple[float, float, float] | None:
+    """
+    The same in the mean over several experiments, which may have different seeds: those of each are drawn by
+    themselves, and every experiment counts as much.
+    """
+    parts = [
+        np.array([ones[item] - others[item] for item in sorted(set(ones) & set(others))]) for ones, others in pairs
+    ]
+    if not parts or not all(map(len, parts)):
         return None
-    if not np.isfinite(differences).all():
+    if not all(np.isfinite(part).all() for part in parts):
         return math.nan, math.nan, math.nan
-    if len(differences) < 3:
-        return float(differences.mean()), math.nan, math.nan
-    draws = np.random.default_rng(seed).choice(differences, (_RESAMPLES, len(differences)))
-    low, high = np.quantile(draws.mean(axis=1), [0.025, 0.975])
-    return float(differences.mean()), float(low), float(high)
+    mean = float(np.mean([part.mean() for part in parts]))
+    if min(map(len, parts)) < 3:
+        return mean, math.nan, math.nan
+    generator = np.random.default_rng(seed)
+    draws = [generator.choice(part, (_RESAMPLES, len(part))).mean(axis=1) for part in parts]
+    low, high = np.quantile(np.mean(draws, axis=0), [0.025, 0.975])
+    return mean, float(low), float(high)
 
 
 def find_target(runs: Mapping[int, Run], metric: str) -> float:

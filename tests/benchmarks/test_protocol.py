@@ -10,6 +10,7 @@ import pytest
 from benchmarks.protocol import (
     PROFILE_RATIOS,
     find_target,
+    mean_paired_difference,
     median_time,
     paired_difference,
     performance_profile,
@@ -54,6 +55,20 @@ def test_differences_are_paired_by_seed():
     # A run that has diverged is not left out.
     assert all(map(math.isnan, paired_difference({0: 1.0, 1: math.nan}, {0: 0.0, 1: 0.0})))
     assert math.isnan(values({0: run(0.1, test=None)}, "test", "accuracy")[0])
+
+
+def test_experiments_count_as_much_however_many_seeds_they_have():
+    three, five = {seed: float(seed) for seed in range(3)}, {seed: float(seed) for seed in range(5)}
+    pairs = [(three, {seed: value - 0.2 for seed, value in three.items()}), (five, {seed: 0.0 for seed in five})]
+    mean, low, high = mean_paired_difference(pairs)
+    assert mean == pytest.approx((0.2 + 2.0) / 2)
+    # Only the seeds of the second differ: half of the interval that it has alone, around the mean of both.
+    alone = paired_difference(*pairs[1])
+    assert (low, high) == pytest.approx([(0.2 + end) / 2 for end in alone[1:]], abs=0.05)
+    # No interval where one of them has too few seeds, nothing where it has none.
+    assert all(map(math.isnan, mean_paired_difference([*pairs, ({0: 1.0}, {0: 0.0})])[1:]))
+    assert mean_paired_difference([*pairs, ({0: 1.0}, {})]) is None
+    assert mean_paired_difference([]) is None
 
 
 def test_time_to_target():

@@ -124,7 +124,7 @@ def test_hindsight_knows_the_test_metric_and_other_seeds_know_less():
     assert rows["best of the 15 by the test metric of the other seeds"] == ["-23.33 (1)", "-23.33 |"]
 
 
-def test_the_lead_of_the_surrogate_is_the_mean_over_experiments_for_each_seed():
+def test_the_lead_of_the_surrogate_is_the_mean_over_experiments():
     def runs(metric, numbers):
         made = {"configuration": {"metric": metric}}
         return {
