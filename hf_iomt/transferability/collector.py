@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from ..precision import widen
 from .metrics import Sample
 from .performance import PERFORMANCE_NAMES, performance, performance_rows
 from .pooling import align_mask, choose_pooling, hidden_states, last_token, pool, spread_tokens
@@ -137,7 +136,7 @@ class Collector:
     def _of_samples(self, inputs: Mapping[str, Any], labels: torch.Tensor, logits: torch.Tensor | None) -> Tensors:
         """One label, or one row of them, per sample."""
         count, output = len(labels), self._recorder.backbone_output
-        labels = labels.reshape(count) if self.task == "classification" else widen(labels).reshape(count, -1)
+        labels = labels.reshape(count) if self.task == "classification" else labels.float().reshape(count, -1)
         valid = labels != IGNORED if self.task == "classification" else torch.isfinite(labels).all(1)
         tensors = {"labels": labels, "valid": valid}
         if self.task is not None and logits is not None:

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
-from ..precision import widen
 from .task import IGNORED, Task
 
 # What `performance` computes for each task.
@@ -45,13 +45,13 @@ def performance_rows(task: Task, logits: torch.Tensor, labels: torch.Tensor) -> 
             the predictions. `IGNORED` marks what does not count.
     """
     if task == "regression":
-        return widen(torch.cat([logits.reshape(len(labels), -1), labels.reshape(len(labels), -1)], dim=1))
+        return torch.cat([logits.reshape(len(labels), -1), labels.reshape(len(labels), -1)], dim=1).float()
     if task == "multi_label":
         predicted, true = logits > 0, labels > 0.5
-        return widen(torch.stack([(predicted & true).sum(1), predicted.sum(1) + true.sum(1)], dim=1))
+        return torch.stack([(predicted & true).sum(1), predicted.sum(1) + true.sum(1)], dim=1).float()
     valid = labels != IGNORED
     right = (logits.argmax(-1) == labels) & valid
-    return widen(torch.stack([right.reshape(len(labels), -1).sum(1), valid.reshape(len(labels), -1).sum(1)], dim=1))
+    return torch.stack([right.reshape(len(labels), -1).sum(1), valid.reshape(len(labels), -1).sum(1)], dim=1).float()
 
 
 def performance(task: Task, rows: torch.Tensor) -> float:
@@ -65,15 +65,17 @@ def performance(task: Task, rows: torch.Tensor) -> float:
     Raises:
         ValueError: No label counts, or a prediction is not finite.
     """
+    # Exact here, since some devices have no float64.
+    exact = rows.cpu().numpy().astype(np.float64)
     if task == "regression":
-        predictions, targets = rows.chunk(2, dim=1)
-        if len(rows) < 2 or not bool(rows.isfinite().all()):
+        predictions, targets = np.split(exact, 2, axis=1)
+        if len(exact) < 2 or not np.isfinite(exact).all():
             raise ValueError("R² needs two samples or more, and finite predictions and labels")
         # Imported when first used: it takes memory.
         from sklearn.metrics import r2_score
 
-        return min(max(float(r2_score(targets.numpy(), predictions.numpy())), 0.0), 1.0)
-    right, total = rows.sum(dim=0).tolist()
+        return min(max(float(r2_score(targets, predictions)), 0.0), 1.0)
+    right, total = exact.sum(axis=0).tolist()
     if total == 0:
         raise ValueError("no sample has a label that counts")
     return float(2 * right / total if task == "multi_label" else right / total)
