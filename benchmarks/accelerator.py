@@ -9,8 +9,8 @@ tokens, bf16, with LoRA on queries and values and in full. Three ways of trainin
 - `Trainer` with the fused AdamW that is its default;
 - `IOMTTrainer` with two candidates of (nearly) the same AdamW and no race, so that both do the same work on the model:
   what scores, copies and choices cost;
-- `IOMTTrainer` with default settings but for ω_t, which depends on the data and not on the length of a run: it spends
-  a part of the same steps on its range test.
+- `IOMTTrainer` with default settings but for ω_t, which depends on the data and not on the length of a run; its
+  range test comes before these steps, and counts.
 
 Runs of a round follow each other, every second round backwards, and ratios are taken round by round. Memory is the
 most that torch had allocated on the device in a run, and what `hf_iomt.memory` computes beforehand is compared with

@@ -88,7 +88,6 @@ class CheckpointHead:
         outputs = backbone_output.values() if isinstance(backbone_output, Mapping) else ()
         device = next((item.device for item in outputs if isinstance(item, torch.Tensor)), self._source.device)
         self._source.to(device)
-        inputs = send_to_device(dict(inputs), device)
         if self.per_token:
             hidden, positions = backbone_output.last_hidden_state, positions.to(device)
             taken = hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))
@@ -98,7 +97,8 @@ class CheckpointHead:
             if hidden is not None and hidden.shape[1] != inputs["input_ids"].shape[1]:
                 raise ValueError("prompts in front of the text move the tokens that the checkpoint's head looks for")
         self._backbone.output = backbone_output
-        logits = self._source(**{name: value for name, value in inputs.items() if name in self._accepted}).logits
+        accepted = {name: value for name, value in inputs.items() if name in self._accepted}
+        logits = self._source(**send_to_device(accepted, device)).logits
         self._backbone.output = None
         return torch.as_tensor(logits)
 
