@@ -9,7 +9,8 @@ import warnings
 import pytest
 import tiny
 import torch
-from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainerCallback, TrainingArguments
+from test_memory import Counting, CountingTrainer
+from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 
 from hf_iomt import IOMTTrainer, IOMTTrainingArguments
 
@@ -121,45 +122,29 @@ def test_states_of_8_bits(tmp_path):
     assert torch.uint8 in kinds
 
 
-class Moments(TrainerCallback):
+class Allocated(Counting):
     """
-    The most that is allocated before a step, after it and where the probe is measured, in 40 steps: the race is as
-    long as in one of all its steps, and every family has a cycle. Within a step there are temporary tensors.
+    What torch has allocated, in 40 steps: the race is as long as in one of all its steps, and every family has a
+    cycle. Within a step there are temporary tensors besides.
     """
-
-    def __init__(self):
-        self.most = 0
 
     def count(self):
-        self.most = max(self.most, torch.cuda.memory_allocated())
-
-    def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        self.count()
-
-    def on_optimizer_step(self, args, state, control, **kwargs):
-        self.count()
+        self.peak = max(self.peak, torch.cuda.memory_allocated())
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.count()
+        super().on_step_end(args, state, control, **kwargs)
         control.should_training_stop = control.should_training_stop or state.global_step >= 40
-
-
-class Counting(IOMTTrainer):
-    def compute_loss(self, model, *args, **kwargs):
-        if not torch.is_grad_enabled():
-            self.moments.count()
-        return super().compute_loss(model, *args, **kwargs)
 
 
 def allocated(trainer):
     """Most bytes between steps, and within them."""
-    trainer.moments = Moments()
-    trainer.add_callback(trainer.moments)
+    trainer.counting = Allocated(trainer, race_only=False)
+    trainer.add_callback(trainer.counting)
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     trainer.train()
-    return trainer.moments.most, torch.cuda.max_memory_allocated()
+    return trainer.counting.peak, torch.cuda.max_memory_allocated()
 
 
 @pytest.mark.parametrize(
@@ -179,7 +164,7 @@ def test_memory_is_what_was_computed(tmp_path, settings):
     args = IOMTTrainingArguments(
         **settings_of(tmp_path, **shared, iomt_switch_steps=5, iomt_transferability="0.5", **settings)
     )
-    ours = Counting(large_bert(), args, train_dataset=rows)
+    ours = CountingTrainer(large_bert(), args, train_dataset=rows)
     between, within = allocated(ours)
     need, raced = ours.memory_need, ours.steps_raced
     del ours
@@ -196,37 +181,27 @@ def test_memory_is_what_was_computed(tmp_path, settings):
         f"measured {found[0]} and {found[1]} within steps, computed {found[2]}, of {need.parameters / 2**20:.0f} MiB"
     )
     # Who wins a race is not known beforehand.
-    assert between - beside <= 1.03 * expected
-    if raced == 0:
-        assert between - beside >= 0.97 * expected
+    assert (0.5 if raced else 0.97) * expected <= between - beside <= 1.03 * expected
     # Optimizers that step all tensors at once make up to two more of each.
     assert within - beside <= 1.03 * expected + 2.1 * need.parameters
 
 
 def waits(trainer):
-    """Where the host waited for the device in training, by file."""
-    found = []
+    """How often the host waited for the device in training."""
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             trainer.train()
-        found = [item for item in caught if "synchroniz" in str(item.message)]
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    return found
+    return sum("synchroniz" in str(item.message) for item in caught)
 
 
-def test_waits_for_the_device_once_a_cycle(tmp_path):
+def test_waits_for_the_device_at_the_ends_of_cycles_only(tmp_path):
     settings = {"max_steps": 100, "iomt_candidates": FIVE, "iomt_race_steps": 0, "iomt_transferability": "0.5"}
     plain = Trainer(tiny.lora(), TrainingArguments(**settings_of(tmp_path, max_steps=100)), train_dataset=tiny.Texts())
-    theirs = waits(plain)
     trainer = make(tmp_path, **settings)
-    ours = waits(trainer)
-    cycles = len(trainer.iomt_history)
-    places = {}
-    for item in ours:
-        place = f"{item.filename.rpartition('site-packages/')[2]}:{item.lineno}"
-        places[place] = places.get(place, 0) + 1
-    print(f"waits: Trainer {len(theirs)}, IOMTTrainer {len(ours)} in {cycles} cycles, {places}")
-    assert len(ours) - len(theirs) <= 12 * cycles
+    theirs, ours = waits(plain), waits(trainer)
+    # For losses, parameters and finiteness of a cycle, and at the start. Once a step would be a hundred more.
+    assert ours - theirs <= 5 * len(trainer.iomt_history) + 40
