@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,23 +22,37 @@ def read_evaluation(folder: Path, log_history: Iterable[Mapping[str, Any]]) -> d
     """
     What the run was last evaluated to, by metric, the loss last.
 
+    A file that is older than the last evaluation in the logs, by its epoch, is of another run, of one that went on
+    since then, or of the model before training: the logs count then.
+
     Args:
         folder (`Path`): Where `trainer.save_metrics("eval", ...)` may have written `eval_results.json`.
-        log_history (`Iterable`): Trainer's logs, for runs that did not call it.
+        log_history (`Iterable`): Trainer's logs.
     """
     try:
         found = json.loads((folder / RESULTS_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         found = {}
-    values = _metrics(found if isinstance(found, dict) else {})
-    if not values:
-        logs = [(entry.get("step"), _metrics(entry)) for entry in log_history]
-        evaluations = [(step, metrics) for step, metrics in logs if metrics]
-        # Several data sets are evaluated at one step.
-        for step, metrics in evaluations:
-            if step == evaluations[-1][0]:
-                values.update(metrics)
+    written, written_epoch = _metrics(found), _epoch(found)
+    logged, logged_epoch = _last_logged(log_history)
+    if not written or (logged_epoch is not None and (written_epoch is None or written_epoch < logged_epoch)):
+        values = logged
+    elif written_epoch is not None and written_epoch == logged_epoch:
+        # The file may hold more, such as a perplexity. Where both speak, it may be that of a run as long as this one.
+        values = {**written, **logged}
+    else:
+        values = written
     return dict(sorted(values.items(), key=lambda item: item[0].endswith("loss")))
+
+
+def _last_logged(log_history: Iterable[Mapping[str, Any]]) -> tuple[dict[str, float], float | None]:
+    """The metrics of the last step that was evaluated, also on several data sets, and the epoch then."""
+    evaluations = [entry for entry in log_history if _metrics(entry)]
+    last = [entry for entry in evaluations if entry.get("step") == evaluations[-1].get("step")]
+    values: dict[str, float] = {}
+    for entry in last:
+        values.update(_metrics(entry))
+    return values, _epoch(last[-1]) if last else None
 
 
 def merge_results(
@@ -47,8 +61,9 @@ def merge_results(
     """
     The evaluation as entries of `model-index`.
 
-    Entries that the card has are kept with their task, and get the values of the last evaluation. Where there are
-    none, they are made.
+    Entries that the card has are kept. Those on the data set of the run keep their task and get the values of the last
+    evaluation; where there are none, they are made. Which these are is told by `dataset`; else they are those on the
+    only data set and split that the card has. Without either all entries stay as they are.
 
     Args:
         known (`list[EvalResult]`, *optional*): The entries of the card.
@@ -58,21 +73,39 @@ def merge_results(
     """
     # The Hub takes no entry without a task and a data set.
     named: dict[str, Any] = {} if dataset is None else {"dataset_type": dataset, "dataset_name": dataset}
-    if known:
-        if any(entry.dataset_type == dataset for entry in known):
+    known = list(known or [])
+    own = _entries_of_the_run(known, dataset)
+    if own or (known and dataset is None):
+        if any(entry.dataset_type == dataset for entry in own):
             # Its trainer knows more of it, such as its name.
             named = {}
         return [
             replace(entry, metric_value=_rounded(values[entry.metric_type]), **named)
-            if entry.metric_type in values
+            if entry.metric_type in values and any(entry is item for item in own)
             else entry
             for entry in known
         ]
     base: dict[str, Any] = {"task_type": task or "other", "dataset_type": _UNKNOWN, "dataset_name": _UNKNOWN, **named}
-    return [
+    return known + [
         EvalResult(metric_type=name, metric_value=_rounded(value), metric_name=title(name), **base)
         for name, value in values.items()
     ]
+
+
+def _entries_of_the_run(known: Sequence[EvalResult], dataset: str | None) -> list[EvalResult]:
+    """Entries on the data set that the run was evaluated on, on one split of it; empty where that is not certain."""
+    places = {(entry.dataset_type, entry.dataset_config, entry.dataset_split) for entry in known}
+    if dataset is not None:
+        named = {place for place in places if place[0] == dataset} or {
+            place for place in places if place[0] == _UNKNOWN
+        }
+        # Of several splits, the one that this function made.
+        places = (
+            named if len(named) == 1 else named & {(dataset, None, None)} or (places if len(places) == 1 else set())
+        )
+    if len(places) != 1:
+        return []
+    return [entry for entry in known if (entry.dataset_type, entry.dataset_config, entry.dataset_split) in places]
 
 
 def title(metric: str) -> str:
@@ -80,7 +113,14 @@ def title(metric: str) -> str:
     return " ".join(part.capitalize() for part in metric.split("_"))
 
 
-def _metrics(entry: Mapping[str, Any]) -> dict[str, float]:
+def _epoch(entry: Any) -> float | None:
+    found = entry.get("epoch") if isinstance(entry, Mapping) else None
+    return float(found) if isinstance(found, (int, float)) else None
+
+
+def _metrics(entry: Any) -> dict[str, float]:
+    if not isinstance(entry, Mapping):
+        return {}
     names = {name: name.removeprefix(_PREFIX) for name in entry if name.startswith(_PREFIX)}
     return {
         short: float(entry[name])

@@ -10,9 +10,10 @@ import peft
 import pytest
 import tiny
 from cards import assert_valid, part, read, table
-from huggingface_hub import ModelCard
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from PIL import Image
 
+from hf_iomt.card_evaluation import merge_results
 from hf_iomt.cli import main
 from hf_iomt.model_card import CardDetails, find_task, hub_id, write_model_card
 
@@ -286,6 +287,72 @@ def test_written_results_come_before_logged_ones(tmp_path):
     folder = write_run(tmp_path / "run", eval_results={"eval_f1": 0.5, "eval_samples": 9, "eval_loss": float("nan")})
     write_model_card(folder)
     assert table(part(read(folder), "Evaluation")) == [["F1", "0.5"]]
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        # Of a shorter run before, or of the model before training, or of this very evaluation.
+        ({"epoch": 1.0, "eval_accuracy": 0.3, "eval_f1": 0.2}, {"accuracy": 0.9}),
+        ({"eval_accuracy": 0.3}, {"accuracy": 0.9}),
+        ({"epoch": 3.0, "eval_accuracy": 0.9, "eval_perplexity": 7.0}, {"accuracy": 0.9, "perplexity": 7.0}),
+        ({"epoch": 3.0, "eval_accuracy": 0.3, "eval_perplexity": 7.0}, {"accuracy": 0.9, "perplexity": 7.0}),
+        ({"epoch": 4.0, "eval_accuracy": 0.95}, {"accuracy": 0.95}),
+    ],
+)
+def test_the_newest_evaluation_counts(written, expected, tmp_path):
+    logs = [
+        {"eval_accuracy": 0.5, "epoch": 2.0, "step": 40},
+        {"eval_accuracy": 0.9, "epoch": 3.0, "step": 80},
+    ]
+    folder = write_run(tmp_path / "run", trainer_state={"log_history": logs}, eval_results=written)
+    write_model_card(folder)
+    _, metadata = assert_valid(folder)
+    (result,) = metadata["model-index"][0]["results"]
+    assert {item["type"]: item["value"] for item in result["metrics"]} == expected
+
+
+@pytest.mark.parametrize(
+    ("dataset", "expected"),
+    [
+        (None, {("org/a", "validation"): 0.88, ("org/b", "test"): 0.71}),
+        ("org/a", {("org/a", "validation"): 0.75, ("org/b", "test"): 0.71}),
+        ("org/c", {("org/a", "validation"): 0.88, ("org/b", "test"): 0.71, ("org/c", None): 0.75}),
+    ],
+)
+def test_results_on_other_data_sets_stay(dataset, expected, tmp_path):
+    known = [
+        EvalResult("text-classification", name, name, "accuracy", value, dataset_split=split)
+        for name, split, value in (("org/a", "validation", 0.88), ("org/b", "test", 0.71))
+    ]
+    folder = write_run(tmp_path / "run")
+    ModelCard(f"---\n{ModelCardData(model_name='mine', eval_results=known)}\n---\n\n# Mine\n").save(
+        folder / "README.md"
+    )
+    for _ in range(2):
+        write_model_card(folder, CardDetails(dataset=dataset))
+        results = ModelCard.load(folder / "README.md").data.eval_results
+        found = {
+            (item.dataset_type, item.dataset_split): item.metric_value
+            for item in results
+            if item.metric_type == "accuracy"
+        }
+        assert found == expected
+
+
+def test_two_splits_of_the_data_set_stay_and_the_run_has_its_own_entry(tmp_path):
+    known = [
+        EvalResult("text-classification", "org/a", "A", "accuracy", value, dataset_split=split)
+        for split, value in (("validation", 0.88), ("test", 0.71))
+    ]
+    first = merge_results(known, {"accuracy": 0.75}, None, "org/a")
+    second = merge_results(first, {"accuracy": 0.8}, None, "org/a")
+    assert [(item.dataset_split, item.metric_value) for item in first] == [
+        ("validation", 0.88),
+        ("test", 0.71),
+        (None, 0.75),
+    ]
+    assert [item.metric_value for item in second] == [0.88, 0.71, 0.8]
 
 
 def test_the_hub_takes_the_card(tmp_path, monkeypatch):

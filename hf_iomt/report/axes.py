@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .names import format_rate, per_cent
+from .palette import ALARM
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Values beyond the middle part by more than so many times its height are off the scale: a loss that exploded must not
-# press all others flat.
+# Values beyond the middle part by more than so many times its height are off the scale: a loss that exploded, or an
+# evaluation before training, must not press all others flat.
 _MIDDLE = (2.0, 95.0)
 _BEYOND = 3.0
 # From this quotient of largest and smallest on, an axis is logarithmic.
 _LOGARITHMIC = 30.0
 
+Limits = tuple[float, float]
 
-def set_scale(axes: Axes, values: Sequence[float]) -> float:
+
+def set_scale(axes: Axes, values: Sequence[float]) -> Limits:
     """
     Choose the scale and the limits of the y axis, so that the bulk of the values is seen.
 
@@ -30,12 +33,12 @@ def set_scale(axes: Axes, values: Sequence[float]) -> float:
         values (`Sequence[float]`): All that is drawn; what is not finite has no say.
 
     Returns:
-        `float`: The upper limit. What is larger is off the scale.
+        `tuple[float, float]`: The limits. What is beyond them is off the scale.
     """
     finite = np.array([value for value in values if np.isfinite(value)], dtype=np.float64)
     if len(finite) == 0:
         axes.set_ylim(0, 1)
-        return 1.0
+        return 0.0, 1.0
     low, high = np.percentile(finite, _MIDDLE)
     logarithmic = bool(finite.min() > 0 and high / max(low, finite.min()) > _LOGARITHMIC)
     if logarithmic:
@@ -51,7 +54,7 @@ def set_scale(axes: Axes, values: Sequence[float]) -> float:
         bottom, top = 10**bottom, 10**top
         use_log_ticks(axes, bottom, top)
     axes.set_ylim(bottom, top)
-    return float(top)
+    return float(bottom), float(top)
 
 
 def use_log_ticks(axes: Axes, bottom: float, top: float) -> None:
@@ -128,6 +131,33 @@ def plot_points(axes: Axes, steps: Sequence[float], values: Sequence[float], *st
     line.set_in_layout(False)
 
 
-def split_points(points: Sequence[tuple[int, float]], top: float = math.inf) -> tuple[list[int], list[float]]:
+def split_points(
+    points: Sequence[tuple[int, float]], limits: Limits = (-math.inf, math.inf)
+) -> tuple[list[int], list[float]]:
     """Steps and values, with a gap where a value is not on the scale."""
-    return [step for step, _ in points], [value if value <= top else math.nan for _, value in points]
+    bottom, top = limits
+    return [step for step, _ in points], [value if bottom <= value <= top else math.nan for _, value in points]
+
+
+def mark_beyond(axes: Axes, series: Iterable[Sequence[tuple[int, float]]], limits: Limits, label: str = "") -> None:
+    """Triangles at the edges of the axes for the values that `split_points` leaves out; what is no number is above."""
+    bottom, top = limits
+    points = [point for own in series for point in own]
+    above, below = (
+        [step for step, value in points if not value <= top],
+        [step for step, value in points if value < bottom],
+    )
+    for steps, edge, marker in ((above, 1.0, "^"), (below, 0.0, "v")):
+        if steps:
+            plot_points(
+                axes,
+                steps,
+                [edge] * len(steps),
+                marker,
+                color=ALARM,
+                markersize=5,
+                transform=axes.get_xaxis_transform(),
+                zorder=5,
+                label=label,
+            )
+            label = ""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .axes import legend_above, plot_points, set_scale, split_points, use_per_cent, use_step_ticks
+from .axes import legend_above, mark_beyond, plot_points, set_scale, split_points, use_per_cent, use_step_ticks
 from .losses import evaluations, final_metrics, smooth, split_evaluations, thin_out, training_losses
 from .palette import PAPER, Colour
 from .panels import Colours
@@ -38,10 +38,12 @@ def run_names(runs: Sequence[Run]) -> list[str]:
 
 def label_names(names: Sequence[str], most: int) -> list[str]:
     """Names for pictures: those that are longer than `most` letters have a number, and their end, in its place."""
-    return [
+    short = [
         name if len(name) <= most else f"{index}. …{name[len(name) - most + 4 :]}"
         for index, name in enumerate(names, 1)
     ]
+    # matplotlib leaves labels out that begin with an underscore; before it stands a space of no width.
+    return [f"\u200b{name}" if name.startswith("_") else name for name in short]
 
 
 def metrics_table(runs: Sequence[Run], names: Sequence[str]) -> tuple[list[str], list[list[float | int | str | None]]]:
@@ -78,17 +80,18 @@ def draw_run_losses(
     if not values:
         write_nothing(axes, "No losses were logged.")
         return
-    top = set_scale(axes, values)
+    limits = set_scale(axes, values)
     for (curve, points), name, colour in zip(curves, labels, colours, strict=True):
-        axes.plot(*split_points(thin_out(curve, _MOST_POINTS), top), color=colour.light, linewidth=1.8, label=name)
+        axes.plot(*split_points(thin_out(curve, _MOST_POINTS), limits), color=colour.light, linewidth=1.8, label=name)
         plot_points(
             axes,
-            *split_points(points, top),
+            *split_points(points, limits),
             "D",
             color=colour.light,
             markersize=4.5,
             markeredgecolor=PAPER.light,
         )
+    mark_beyond(axes, [points for pair in curves for points in pair], limits)
     axes.set_ylabel("loss")
     legend_above(axes, 1 if narrow else 3)
     use_step_ticks(axes, max(run.steps for run in runs), narrow)
@@ -111,18 +114,19 @@ def draw_run_metric(
     if metric is None or not any(series):
         write_nothing(axes, "No metrics were evaluated.")
         return
-    top = set_scale(axes, [value for points in series for _, value in points])
+    limits = set_scale(axes, [value for points in series for _, value in points])
     for points, name, colour in zip(series, labels, colours, strict=True):
         if points:
             plot_points(
                 axes,
-                *split_points(points, top),
+                *split_points(points, limits),
                 "D-",
                 color=colour.light,
                 linewidth=1.6,
                 markersize=4,
                 label=name,
             )
+    mark_beyond(axes, series, limits)
     axes.set_ylabel(metric.replace("_", " "))
     legend_above(axes, 1 if narrow else 3)
     use_step_ticks(axes, max(run.steps for run in runs), narrow)

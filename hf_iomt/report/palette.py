@@ -9,6 +9,8 @@ from .names import learning_rate, split_candidate
 
 # The palette of Okabe and Ito without black, which is the ink, and yellow last, which is hard to see on white.
 OKABE_ITO = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442")
+# What went wrong: rollbacks, and values that are off the scale.
+ALARM = OKABE_ITO[3]
 # Families keep their colours from run to run, as far as others have not taken them.
 _FAVOURITES = {
     "adamw": 0,

@@ -7,10 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .axes import legend_above, plot_points, set_scale, split_points, use_log_ticks, use_per_cent, use_step_ticks
+from .axes import (
+    legend_above,
+    mark_beyond,
+    plot_points,
+    set_scale,
+    split_points,
+    use_log_ticks,
+    use_per_cent,
+    use_step_ticks,
+)
 from .calibration import predictions, why_none
 from .losses import smooth, split_evaluations, thin_out, training_losses
-from .palette import INK, MUTED, OKABE_ITO, PAPER, SHADE, Colour
+from .palette import ALARM, INK, MUTED, PAPER, SHADE, Colour
 from .run import Run
 from .shares import cumulative_shares
 from .style import write_nothing
@@ -28,8 +37,6 @@ _MOST_POINTS = 1500
 _MOST_ENDS = 120
 # Series of evaluations in one panel.
 _MOST_SERIES = 4
-# Rollbacks, and losses that are off the scale.
-ALARM = OKABE_ITO[3]
 _MARKERS = ("D", "s", "o", "v")
 # Grey, ink and hatched, so that they are not taken for optimizers.
 TIME_COLOURS = {
@@ -49,15 +56,15 @@ def draw_losses(axes: Axes, run: Run, narrow: bool = False, columns: int = 7, ri
         write_nothing(axes, "No losses were logged.")
         return
     series = dict(list(evaluations.items())[:_MOST_SERIES])
-    values = [value for points in (losses, *series.values()) for _, value in points]
-    top = set_scale(axes, values)
+    drawn = (losses, *series.values())
+    limits = set_scale(axes, [value for points in drawn for _, value in points])
     _shade_race(axes, run)
     if losses:
         few = len(losses) <= 30
         raw = thin_out(losses, _MOST_POINTS)
         style: dict[str, Any] = {"marker": "o", "markersize": 2.5} if few else {}
         axes.plot(
-            *split_points(raw, top), color=MUTED.light, linewidth=0.7, alpha=0.75, label="training, logged", **style
+            *split_points(raw, limits), color=MUTED.light, linewidth=0.7, alpha=0.75, label="training, logged", **style
         )
         smoothed = [(step, value) for (step, _), value in zip(losses, smooth([y for _, y in losses]), strict=True)]
         axes.plot(*split_points(thin_out(smoothed, _MOST_POINTS)), color=INK.light, linewidth=2.0, label="smoothed")
@@ -70,7 +77,7 @@ def draw_losses(axes: Axes, run: Run, narrow: bool = False, columns: int = 7, ri
         }
         plot_points(
             axes,
-            *split_points(points, top),
+            *split_points(points, limits),
             marker,
             linestyle="none",
             color="#f0e442",
@@ -78,19 +85,7 @@ def draw_losses(axes: Axes, run: Run, narrow: bool = False, columns: int = 7, ri
             zorder=4,
             **edge,
         )
-    beyond = [step for points in (losses, *series.values()) for step, value in points if not value <= top]
-    if beyond:
-        plot_points(
-            axes,
-            beyond,
-            [1.0] * len(beyond),
-            "^",
-            color=ALARM,
-            markersize=5,
-            transform=axes.get_xaxis_transform(),
-            zorder=5,
-            label="off the scale or not finite",
-        )
+    mark_beyond(axes, drawn, limits, label="off the scale or not finite")
     marks: list[Any] = [Patch(color=SHADE.light, label="race")] if run.race else []
     marks.append(Line2D([], [], marker="|", linestyle="none", color=INK.light, label="switch"))
     if run.undone:
@@ -130,13 +125,12 @@ def draw_metrics(axes: Axes, run: Run, narrow: bool = False, right: bool = False
     if not found:
         write_nothing(axes, "No metrics were evaluated.")
         return
-    values = [value for points in found.values() for _, value in points]
-    top = set_scale(axes, values)
+    limits = set_scale(axes, [value for points in found.values() for _, value in points])
     _shade_race(axes, run)
     for (name, points), marker, dashes in zip(found.items(), _MARKERS, ("-", "--", ":", "-."), strict=False):
         plot_points(
             axes,
-            *split_points(points, top),
+            *split_points(points, limits),
             dashes,
             marker=marker,
             color=INK.light,
@@ -144,6 +138,7 @@ def draw_metrics(axes: Axes, run: Run, narrow: bool = False, right: bool = False
             markersize=4,
             label=name.replace("_", " "),
         )
+    mark_beyond(axes, found.values(), limits)
     if len(found) == 1:
         axes.set_ylabel(next(iter(found)).replace("_", " "))
     else:

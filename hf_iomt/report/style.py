@@ -60,6 +60,8 @@ def figure_style() -> Iterator[None]:
         "ytick.labelsize": 8.5,
         "xtick.minor.visible": False,
         "ytick.minor.visible": False,
+        # Names are no formulas, also where they have two dollar signs.
+        "text.parse_math": False,
         # Text stays text: it can be found, read aloud and drawn in the reader's own font.
         "svg.fonttype": "none",
         # The same run gives the same file.

@@ -41,12 +41,6 @@ def inline_svg(figure: Figure, prefix: str, description: str, variables: Mapping
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     box = re.search(r'viewBox="([^"]*)"', text)
     assert box is not None
-    text = re.sub(
-        r"<svg[^>]*>",
-        f'<svg viewBox="{box[1]}" role="img" aria-label="{html.escape(description)}" focusable="false">',
-        text,
-        count=1,
-    )
     text = re.sub(r'\bid="', f'id="{prefix}-', text)
     text = re.sub(r"url\(#", f"url(#{prefix}-", text)
     text = re.sub(r'xlink:href="#', f'href="#{prefix}-', text)
@@ -56,6 +50,8 @@ def inline_svg(figure: Figure, prefix: str, description: str, variables: Mapping
     text = re.sub(
         r"#[0-9a-f]{6}\b", lambda found: f"var(--{names[found[0]]})" if found[0] in names else found[0], text
     )
-    # A hundredth of a pixel is enough, and the file is smaller by a third.
-    text = re.sub(r"(\.\d\d)\d+\b", r"\1", text)
-    return re.sub(r"\n\s*", "\n", text).strip()
+    # A hundredth of a pixel is enough, and the file is smaller by a third. Between the tags are labels of the axes.
+    text = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\.\d\d)\d+\b", r"\1", tag[0]), text)
+    text = re.sub(r"\n\s*", "\n", text).strip()
+    head = f'<svg viewBox="{box[1]}" role="img" aria-label="{html.escape(description)}" focusable="false">'
+    return re.sub(r"<svg[^>]*>", lambda _: head, text, count=1)

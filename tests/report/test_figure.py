@@ -11,7 +11,7 @@ from PIL import Image
 from hf_iomt.report import draw_comparison, draw_run, read_run
 from hf_iomt.report.axes import set_scale
 from hf_iomt.report.palette import candidate_colours
-from hf_iomt.report.panels import draw_calibration, draw_losses, draw_ribbon, draw_shares
+from hf_iomt.report.panels import draw_calibration, draw_losses, draw_metrics, draw_ribbon, draw_shares
 from hf_iomt.report.style import figure_style, make_figure
 
 A, B = "adam:lr=0.001", "sgdm:lr=0.1"
@@ -97,6 +97,21 @@ def test_a_run_without_anything_but_its_history(tmp_path):
     assert {"No losses were logged.", "ω_t is not known."} <= texts(tmp_path / "run.svg")
 
 
+def test_a_folder_may_have_any_name(tmp_path):
+    folder = report_runs.long_run(tmp_path / "a_$x_$b", 6)
+    draw_run(read_run(folder), tmp_path / "run.svg")
+    assert "a_$x_$b: loss" in texts(tmp_path / "run.svg")
+
+
+def test_names_that_begin_with_an_underscore_are_in_the_legend(tmp_path):
+    runs = [read_run(report_runs.long_run(tmp_path / name, 6)) for name in ("_under", "weights")]
+    draw_comparison(runs, tmp_path / "both.svg")
+    elements = ElementTree.parse(tmp_path / "both.svg").iter("{http://www.w3.org/2000/svg}text")
+    found = [element.text.lstrip("\u200b") for element in elements]
+    # In two legends of curves, and beside two rows of bars.
+    assert found.count("_under") == found.count("weights") == 4
+
+
 def test_a_comparison(tmp_path):
     folders = [report_runs.long_run(tmp_path / name, 6, evaluations=count) for name, count in (("a", 3), ("b", 0))]
     draw_comparison([read_run(folder) for folder in folders], tmp_path / "both.svg")
@@ -137,6 +152,20 @@ class TestPanels:
         marked = next(line for line in axes.lines if line.get_label() == "off the scale or not finite")
         assert list(marked.get_xdata()) == [11, 51, 71]
 
+    def test_evaluations_that_are_off_the_scale_are_marked_and_not_drawn(self, axes, tmp_path):
+        values = [0.1, *(0.95 + 0.0001 * index for index in range(99))]
+        logs = [{"step": step, "eval_accuracy": value} for step, value in enumerate(values, 1)]
+        draw_metrics(axes, read_run(report_runs.write(tmp_path, [report_runs.cycle(A, 1, 100)], logs)))
+        curve, mark = axes.lines
+        bottom, top = axes.get_ylim()
+        drawn = [value for value in curve.get_ydata() if math.isfinite(value)]
+        assert len(drawn) == 99 and bottom < min(drawn) <= max(drawn) < top
+        assert (
+            list(mark.get_xdata()) == [1]
+            and mark.get_marker() == "v"
+            and mark.get_transform().transform((1, 0))[1] == (pytest.approx(axes.transData.transform((1, bottom))[1]))
+        )
+
     def test_predictions_beside_their_scores(self, axes, tmp_path):
         known = {"predicted_mean": 0.1, "predicted_std": 0.05}
         history = [
@@ -161,20 +190,24 @@ class TestPanels:
 class TestScale:
     @pytest.mark.parametrize("value", [0.9477, -3.0, 1e-12, 0.0])
     def test_what_does_not_change_is_a_line_in_the_middle_of_a_tenth(self, axes, value):
-        top = set_scale(axes, [value, value])
+        limits = set_scale(axes, [value, value])
         bottom, limit = axes.get_ylim()
-        assert limit == top > value > bottom and limit - value == pytest.approx(value - bottom, rel=1e-6)
+        assert (
+            (bottom, limit) == limits
+            and limit > value > bottom
+            and limit - value == pytest.approx(value - bottom, rel=1e-6)
+        )
         assert limit - value >= 0.04999 * abs(value)
 
     def test_all_is_seen_where_nothing_stands_out(self, axes):
-        top = set_scale(axes, [1.0, 1.5, 2.0])
-        assert axes.get_ylim()[0] < 1 and axes.get_ylim()[1] == top > 2
+        bottom, top = set_scale(axes, [1.0, 1.5, 2.0])
+        assert axes.get_ylim() == (bottom, top) and bottom < 1 and top > 2
         assert axes.get_yscale() == "linear"
 
     def test_a_high_start_is_on_the_scale_and_an_explosion_is_not(self, axes):
         falling = [0.5 + 0.001 * index for index in range(99)]
-        assert set_scale(axes, [0.85, *falling]) > 0.85
-        assert set_scale(axes, [1e5, *falling]) < 0.7
+        assert set_scale(axes, [0.85, *falling])[1] > 0.85
+        assert set_scale(axes, [1e5, *falling])[1] < 0.7
 
     def test_losses_over_many_powers_of_ten_are_logarithmic(self, axes):
         set_scale(axes, [10 ** (-index / 20) for index in range(80)])

@@ -8,6 +8,9 @@ import pytest
 import report_runs
 
 from hf_iomt.report import REPORT_NAME, read_run, summarize_run, write_report
+from hf_iomt.report.panels import draw_metrics
+from hf_iomt.report.style import figure_style, make_figure
+from hf_iomt.report.svg import colour_variables, inline_svg
 
 VOID = {"meta", "link", "br", "img", "path", "use", "rect", "stop", "line", "circle"}
 
@@ -104,6 +107,24 @@ def test_text_of_figures_is_text_and_colours_follow_the_theme(single):
     assert set(re.findall(r"#[0-9a-f]{6}\b", drawn)) <= {"#d55e00", "#f0e442", "#000000"}
     used, defined = set(re.findall(r"var\((--[\w-]+)\)", single)), set(re.findall(r"(--[\w-]+):", single))
     assert used <= defined
+
+
+def test_labels_of_axes_keep_their_digits(tmp_path):
+    logs = [{"step": 10 * step, "eval_accuracy": 0.972 + 0.0004 * step} for step in range(1, 21)]
+    folder = report_runs.write(tmp_path / "run 0.12345", [report_runs.cycle("adam:lr=0.001", 1, 200)], logs)
+    run = read_run(folder)
+    with figure_style():
+        figure = make_figure(8, 3)
+        axes = figure.add_subplot()
+        draw_metrics(axes, run)
+        variables = colour_variables({})
+        text = inline_svg(figure, "a", "from 0.9724 to 0.98", variables)
+        labels = {item.get_text() for item in axes.get_yticklabels()}
+    assert {"0.974", "0.978"} <= labels
+    assert labels & {"0.974", "0.976", "0.978"} <= set(Reader(text).texts("text"))
+    assert 'aria-label="from 0.9724 to 0.98"' in text
+    # Coordinates are short.
+    assert not re.search(r'd="[^"]*\.\d{3}', text)
 
 
 def test_the_summary_is_that_of_the_run(single, folders):
