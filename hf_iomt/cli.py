@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +44,10 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         `int`: The exit code: 0, or 2 for input that cannot be used.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # What Windows pipes has an encoding without σ and ω. A report is not to be lost to its summary.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     arguments = make_parser().parse_args(argv)
     if arguments.command == "demo":
         return _demo(arguments.output_dir, arguments.seed, arguments.steps)

@@ -37,7 +37,6 @@ _TASKS = {
     "ForCausalLM": "text-generation",
     "LMHeadModel": "text-generation",
     "ForMaskedLM": "fill-mask",
-    "ForConditionalGeneration": "text2text-generation",
     "ForImageClassification": "image-classification",
     "ForObjectDetection": "object-detection",
     "ForSemanticSegmentation": "image-segmentation",
@@ -49,6 +48,8 @@ _TASKS = {
     "SEQ_2_SEQ_LM": "text2text-generation",
     "FEATURE_EXTRACTION": "feature-extraction",
 }
+# Tasks of the classes whose names end alike, as transformers has them; of several the first.
+_TASKS_BY_CLASS = ("automatic-speech-recognition", "image-text-to-text", "text2text-generation")
 # Of the metrics that are told in the card, those that the Hub knows.
 _KNOWN_METRICS = {
     *("accuracy", "bleu", "exact_match", "f1", "matthews_correlation", "mse", "pearsonr", "perplexity", "precision"),
@@ -153,7 +154,13 @@ def hub_id(name: str | None) -> str | None:
 
 def find_task(name: str) -> str | None:
     """The task as the Hub names it, by the class of a model or PEFT's type of a task; `None` where it is unknown."""
-    return next((task for ending, task in _TASKS.items() if name.endswith(ending)), None)
+    found = next((task for ending, task in _TASKS.items() if name.endswith(ending)), None)
+    if found is not None:
+        return found
+    # Imported only for those, because it takes a second.
+    from transformers.modelcard import TASK_MAPPING
+
+    return next((task for task in _TASKS_BY_CLASS if name in TASK_MAPPING[task].values()), None)
 
 
 def _infer_task(adapter: dict[str, Any], config: dict[str, Any]) -> str | None:
@@ -178,8 +185,8 @@ def _complete_metadata(data: ModelCardData, details: CardDetails, base: Base, ta
     data.library_name = data.library_name or "transformers"
     data.pipeline_tag = data.pipeline_tag or task
     data.license = details.license or data.license
-    if details.dataset is not None and details.dataset not in (data.datasets or []):
-        data.datasets = details.dataset
+    if details.dataset is not None:
+        data.datasets = _with_dataset(data.datasets, details.dataset)
     # The Hub refuses a card whose base model is a folder.
     if details.base_model is not None or not isinstance(data.base_model, list):
         data.base_model = base.on_hub
@@ -187,6 +194,13 @@ def _complete_metadata(data: ModelCardData, details: CardDetails, base: Base, ta
     if base.on_hub is not None and data.library_name == "peft":
         tags = _unique([f"base_model:adapter:{base.on_hub}", *(tag for tag in tags if not tag.startswith(_ADAPTS))])
     data.tags = tags
+
+
+def _with_dataset(known: str | list[str] | None, dataset: str) -> str | list[str]:
+    """The data sets of the card with that of the run, which takes the place of a single one."""
+    if isinstance(known, list) and len(known) > 1:
+        return _unique([*known, dataset])
+    return known if known == [dataset] else dataset
 
 
 _ADAPTS = "base_model:adapter:"

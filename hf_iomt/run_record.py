@@ -41,10 +41,13 @@ _LEFT_OUT = {
     *("disable_tqdm", "log_level", "log_level_replica", "dataloader_pin_memory", "do_train", "do_eval", "do_predict"),
     *("trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"),
 }
-# Secrets and places, by how their names end, also within settings that are dictionaries.
+# Secrets and places, by how their names end, also within settings that are dictionaries; and tokens of a text.
 _PRIVATE_ENDINGS = ("token", "_key", "_dir", "_path", "_file", "password")
+_WRITTEN_TOKENS = {f"{name}_token" for name in ("bos", "cls", "eos", "mask", "pad", "sep", "unk")}
 # What Trainer may make of a default, or a user may write instead of it.
-_NOTHING: tuple[Any, ...] = (None, False, "", "none", [], {})
+_NOTHING: tuple[Any, ...] = (None, "", "none", [], {})
+# Trainers make `False` of `None` here. Elsewhere it is a choice, such as whether the best metric is the largest.
+_FALSE_IS_NOTHING = {"activation_checkpointing", "gradient_checkpointing", "ddp_broadcast_buffers"}
 
 
 class RunRecordMixin(_Base):
@@ -178,14 +181,26 @@ def changed_arguments(args: TrainingArguments) -> dict[str, Any]:
             found = {} if value is None else value.to_dict()
             value, default = {key: item for key, item in found.items() if item != before.get(key)}, None
         value, default = _plain(value), _plain(default)
-        if value != default and not (value in _NOTHING and default in _NOTHING) and not _is_private(name, value):
+        if not _is_same(name, value, default) and not _is_private(name, value):
             changed[name] = value
     return changed
 
 
+def _is_same(name: str, value: Any, default: Any) -> bool:
+    if name in _FALSE_IS_NOTHING:
+        value, default = value or None, default or None
+    # 0 and `False` are equal for Python.
+    equal = value == default and isinstance(value, bool) == isinstance(default, bool)
+    return equal or (_is_nothing(value) and _is_nothing(default))
+
+
+def _is_nothing(value: Any) -> bool:
+    return not isinstance(value, (bool, int, float)) and value in _NOTHING
+
+
 def _is_private(name: str, value: Any) -> bool:
     is_path = isinstance(value, str) and (os.path.isabs(value) or value.startswith(("~", ".")))
-    return is_path or name.endswith(_PRIVATE_ENDINGS)
+    return is_path or (name.endswith(_PRIVATE_ENDINGS) and name not in _WRITTEN_TOKENS)
 
 
 def _plain(value: Any) -> Any:

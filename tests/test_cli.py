@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -173,6 +174,13 @@ class TestReport:
         assert {"run:", "other:"} <= set(capsys.readouterr().out.splitlines())
         assert "<h2>Comparison</h2>" in (tmp_path / "out" / "iomt_report.html").read_text(encoding="utf-8")
         assert not (folder / "iomt_report.html").exists()
+
+    def test_a_terminal_without_greek_letters_loses_no_report(self, folder):
+        code = f"import sys; from hf_iomt.cli import main; sys.exit(main(['report', {str(folder)!r}]))"
+        environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, timeout=300)
+        assert done.returncode == 0 and done.stderr == b"" and b"?_t" in done.stdout
+        assert (folder / "iomt_report.html").exists()
 
     def test_a_folder_that_is_none_exits_with_2(self, folder, tmp_path, capsys):
         assert main(["report", str(folder), str(tmp_path / "nowhere")]) == 2

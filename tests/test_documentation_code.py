@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import re
 import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,12 +21,6 @@ from transformers import HfArgumentParser, Trainer, TrainingArguments
 from hf_iomt import IOMTTrainer, IOMTTrainingArguments
 from hf_iomt import cli as command_line
 from hf_iomt.optim import families
-
-try:
-    import tomllib
-except ImportError:
-    # Comes with pytest where Python has none.
-    import tomli as tomllib
 
 PAGES = pages()
 BLOCKS = [block for page in PAGES for block in read_blocks(page)]

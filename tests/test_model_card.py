@@ -290,6 +290,30 @@ def test_written_results_come_before_logged_ones(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        ("datasets: nyu-mll/glue", "glue"),
+        ("datasets:\n- a/x\n- b/y", ["a/x", "b/y", "glue"]),
+        ("datasets:\n- glue", ["glue"]),
+        ("license: mit", "glue"),
+    ],
+)
+def test_data_sets_of_the_card(known, expected, tmp_path):
+    folder = write_run(tmp_path / "run")
+    (folder / "README.md").write_text(f"---\n{known}\n---\n\n# Mine\n", encoding="utf-8")
+    write_model_card(folder, CardDetails(dataset="glue"))
+    assert assert_valid(folder)[1]["datasets"] == expected
+
+
+def test_a_list_over_several_lines_is_one_row(tmp_path):
+    settings = {**RECORD["settings"], "iomt_candidates": "adamw:lr=0.001;\n  sgdm:lr=0.1|0.2"}
+    folder = write_run(tmp_path / "run", iomt_run={**RECORD, "settings": settings})
+    write_model_card(folder)
+    rows = [row for row in part(read(folder), "Settings").splitlines() if row.startswith("|")]
+    assert "| `iomt_candidates` | `adamw:lr=0.001; sgdm:lr=0.1\\|0.2` | `auto` |" in rows
+
+
+@pytest.mark.parametrize(
     ("written", "expected"),
     [
         # Of a shorter run before, or of the model before training, or of this very evaluation.
@@ -369,6 +393,10 @@ def test_the_hub_takes_the_card(tmp_path, monkeypatch):
     [
         (["BertForSequenceClassification", "SEQ_CLS"], "text-classification"),
         (["ViTForImageClassification"], "image-classification"),
+        (["WhisperForConditionalGeneration"], "automatic-speech-recognition"),
+        (["Wav2Vec2ForCTC"], "automatic-speech-recognition"),
+        (["Qwen2VLForConditionalGeneration"], "image-text-to-text"),
+        (["T5ForConditionalGeneration", "MarianMTModel"], "text2text-generation"),
         (["LlamaForCausalLM", "GPT2LMHeadModel", "CAUSAL_LM"], "text-generation"),
         (["T5ForConditionalGeneration", "SEQ_2_SEQ_LM"], "text2text-generation"),
         (["BertModel", "Linear"], None),

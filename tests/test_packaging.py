@@ -9,21 +9,17 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
-from importlib.metadata import version
+from importlib.metadata import metadata, version
 from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 import hf_iomt
-
-try:
-    import tomllib
-except ImportError:
-    # Comes with pytest where Python has none.
-    import tomli as tomllib
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -229,3 +225,13 @@ def test_tested_versions_are_within_the_bounds():
         if name in known:
             assert known[name].specifier.contains(pin.removeprefix("==")), name
     assert known["transformers"].specifier.contains(version("transformers"))
+
+
+@pytest.mark.parametrize(
+    "requirement", [Requirement(text) for text in PROJECT["dependencies"]], ids=lambda item: item.name
+)
+def test_dependencies_can_be_installed_on_the_least_python(requirement):
+    least = PROJECT["requires-python"].removeprefix(">=")
+    named = [item.rpartition(" ")[2] for item in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", item)]
+    assert least in named and least == min(named, key=lambda item: int(item.partition(".")[2]))
+    assert SpecifierSet(metadata(requirement.name)["Requires-Python"] or "").contains(f"{least}.0")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 import pytest
 import tiny
@@ -253,6 +254,37 @@ class TestChangedArguments:
             "logging_first_step": True,
             "accelerator_config": {"split_batches": True},
         }
+
+    def test_false_and_zero_are_choices_where_nothing_is_the_default(self, tmp_path):
+        chosen = {
+            "data_seed": 0,
+            "eval_strategy": "steps",
+            "save_strategy": "steps",
+            "load_best_model_at_end": True,
+            "metric_for_best_model": "wer",
+            "greater_is_better": False,
+        }
+        changed = changed_arguments(TrainingArguments(str(tmp_path), **chosen))
+        # Steps are the default of saving, and Trainer sets those of evaluations.
+        chosen.pop("save_strategy")
+        assert changed == {**chosen, "eval_steps": 500}
+
+    def test_tokens_of_a_text_are_no_secrets(self, tmp_path):
+        @dataclass
+        class Arguments(TrainingArguments):
+            eos_token: str | None = None
+            access_token: str | None = None
+
+        args = Arguments(str(tmp_path), eos_token="<|im_end|>", access_token="secret")
+        assert changed_arguments(args) == {"eos_token": "<|im_end|>"}
+
+    def test_a_default_that_is_true_can_be_false(self, tmp_path):
+        @dataclass
+        class Arguments(TrainingArguments):
+            gradient_checkpointing: bool = True
+
+        changed = changed_arguments(Arguments(str(tmp_path), gradient_checkpointing=False))
+        assert changed == {"gradient_checkpointing": False}
 
     def test_no_paths_and_no_tokens(self, tmp_path):
         args = IOMTTrainingArguments(

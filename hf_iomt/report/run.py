@@ -121,11 +121,19 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
         if lacking := [name for name in _NEEDED if name not in record]:
             raise ValueError(f"{source} is not a history: a cycle has no {lacking[0]!r}.")
     missing: list[str] = []
-    state, record, transferability = (
-        _read_optional(path / name, missing) for name in (STATE_NAME, RUN_NAME, TRANSFERABILITY_NAME)
-    )
+    state, record = (_read_optional(path / name, missing) for name in (STATE_NAME, RUN_NAME))
+    # A file beside a run that had no use for ω_t is of another run in the same folder.
+    transferability = _read_optional(path / TRANSFERABILITY_NAME, missing) if _weighs(record) else None
     logs = [] if state is None else state.get("log_history", [])
     return Run(path, history, logs, transferability, record, tuple(missing))
+
+
+def _weighs(record: dict[str, Any] | None) -> bool:
+    """Whether the run asked for ω_t: it was set, or the surrogate chose among several candidates."""
+    settings = (record or {}).get("settings", {})
+    alone = record is not None and len(record.get("candidates", [])) == 1
+    chosen = settings.get("iomt_selection", "surrogate") == "surrogate" and not alone
+    return chosen or settings.get("iomt_transferability", "auto") != "auto"
 
 
 def _read(path: Path) -> Any:

@@ -47,6 +47,27 @@ def trained(tmp_path_factory):
     return trainer, path, seen
 
 
+@pytest.mark.parametrize(
+    ("candidates", "settings", "kept"),
+    [
+        ([A], {}, False),
+        ([A, B], {"iomt_selection": "random"}, False),
+        ([A, B], {"iomt_selection": "surrogate"}, True),
+        ([A, B], {"iomt_selection": "random", "iomt_transferability": 0.5}, True),
+    ],
+)
+def test_transferability_is_that_of_a_run_that_asked_for_it(candidates, settings, kept, tmp_path):
+    record = {"candidates": candidates, "settings": settings}
+    history = [report_runs.cycle(A, 1, 10)]
+    # The file may be of another run in this folder.
+    folder = report_runs.write(tmp_path, history, [{"step": 1, "loss": 1.0}], record, report_runs.TRANSFERABLE)
+    assert (read_run(folder).transferability is not None) == kept
+    (folder / TRANSFERABILITY_NAME).unlink()
+    assert read_run(folder).missing == (
+        ("iomt_transferability.json is missing: the transferability cannot be shown.",) if kept else ()
+    )
+
+
 class TestARealRun:
     def test_reads_what_the_trainer_knows(self, trained):
         trainer, path, _ = trained
