@@ -62,8 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     parser = HfArgumentParser((ModelArguments, DataArguments, IOMTTrainingArguments))  # type: ignore[arg-type]
     model_args, data_args, training_args = parser.parse_args_into_dataclasses(argv)
-    # 1. The repository is made, and the token tried, when the trainer is made. `--hub_strategy every_save` would push
-    #    every checkpoint's model too.
+    # 1. The repository is made, and the token tried, when the trainer is made. Every checkpoint's model is pushed too;
+    #    `--hub_strategy end` pushes once.
     training_args.push_to_hub = True
     set_seed(training_args.seed)
 

@@ -49,6 +49,7 @@ class Outcome:
     seed: int
     validation: float
     test: float
+    steps: int
     seconds: float
 
 
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"Seed {seed}: {len(asked.rates) + 1} runs.", flush=True)
 
     # 4. The table.
-    table = make_table(outcomes, [f"AdamW {rate:g}" for rate in asked.rates], training_args.max_steps)
+    table = make_table(outcomes, [f"AdamW {rate:g}" for rate in asked.rates])
     print(f"\n{table}")
     folder = Path(training_args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -83,14 +84,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     (folder / "comparison.json").write_text(json.dumps([asdict(outcome) for outcome in outcomes], indent=1))
 
 
-def make_table(outcomes: Sequence[Outcome], grid: Sequence[str], steps: int) -> str:
+def make_table(outcomes: Sequence[Outcome], grid: Sequence[str]) -> str:
     """
     The table, in Markdown.
 
     Args:
         outcomes (`Sequence[Outcome]`): All runs.
         grid (`Sequence[str]`): The methods among which the validation data chooses, in the mean over the seeds.
-        steps (`int`): Optimizer steps of a run.
     """
     by_method = {method: [item for item in outcomes if item.method == method] for method in [*grid, "IOMT"]}
 
@@ -107,13 +107,12 @@ def make_table(outcomes: Sequence[Outcome], grid: Sequence[str], steps: int) -> 
     lines = ["| method | validation accuracy | test accuracy | runs | steps in all | seconds in all |"]
     lines.append("|---|---|---|---|---|---|")
     for title, methods, shown in rows:
-        seconds = sum(mean(method, "seconds") for method in methods)
+        steps, seconds = (sum(mean(method, name) for method in methods) for name in ("steps", "seconds"))
         tests = [100 * item.test for item in by_method[shown]]
         spread = f" ± {statistics.stdev(tests):.1f}" if len(tests) > 1 else ""
         validation, test = 100 * mean(shown, "validation"), statistics.fmean(tests)
         lines.append(
-            f"| {title} | {validation:.1f} | {test:.1f}{spread} | {len(methods)} | {len(methods) * steps} "
-            f"| {seconds:.0f} |"
+            f"| {title} | {validation:.1f} | {test:.1f}{spread} | {len(methods)} | {steps:.0f} | {seconds:.0f} |"
         )
     return "\n".join(lines)
 
@@ -145,7 +144,7 @@ def _run(
     trainer.train()
     seconds = time.perf_counter() - begin
     found = [trainer.evaluate(data)["eval_accuracy"] for data in (validation, classifier.evaluation)]
-    return Outcome(method, seed, found[0], found[1], seconds)
+    return Outcome(method, seed, found[0], found[1], trainer.state.global_step, seconds)
 
 
 if __name__ == "__main__":

@@ -57,6 +57,10 @@ _KNOWN_METRICS = {
 }
 
 
+# How the tag begins that names the model of an adapter.
+_ADAPTS = "base_model:adapter:"
+
+
 @dataclass
 class CardDetails:
     """
@@ -172,9 +176,12 @@ def _infer_task(adapter: dict[str, Any], config: dict[str, Any]) -> str | None:
 def _find_base(run: Run, data: ModelCardData, details: CardDetails, adapter: dict[str, Any]) -> Base:
     """The model that was tuned: its id on the Hub, or the name of the folder it was in."""
     given = data.base_model[0] if isinstance(data.base_model, list) and data.base_model else data.base_model
-    names = [details.base_model, given, adapter.get("base_model_name_or_path"), (run.record or {}).get("model")]
+    record = run.record or {}
+    names = [details.base_model, given, adapter.get("base_model_name_or_path"), record.get("model")]
     found = [str(name) for name in names if name]
-    on_hub = next((name for name in found if hub_id(name)), None)
+    # A relative path looks like an id where the folder is not.
+    folder = record.get("model") if record.get("model_is_folder") else None
+    on_hub = details.base_model or next((name for name in found if name != folder and hub_id(name)), None)
     return Base(on_hub, Path(found[0]).name if found else None)
 
 
@@ -190,10 +197,10 @@ def _complete_metadata(data: ModelCardData, details: CardDetails, base: Base, ta
     # The Hub refuses a card whose base model is a folder.
     if details.base_model is not None or not isinstance(data.base_model, list):
         data.base_model = base.on_hub
-    tags = [tag for tag in _unique([*(data.tags or []), *details.tags, "iomt"]) if _says_no_folder(tag)]
-    if base.on_hub is not None and data.library_name == "peft":
-        tags = _unique([f"base_model:adapter:{base.on_hub}", *(tag for tag in tags if not tag.startswith(_ADAPTS))])
-    data.tags = tags
+    own = f"{_ADAPTS}{base.on_hub}"
+    # Those of folders are none.
+    tags = [tag for tag in (*(data.tags or []), *details.tags, "iomt") if not tag.startswith(_ADAPTS) or tag == own]
+    data.tags = _unique([own, *tags] if base.on_hub is not None and data.library_name == "peft" else tags)
 
 
 def _with_dataset(known: str | list[str] | None, dataset: str) -> str | list[str]:
@@ -201,13 +208,6 @@ def _with_dataset(known: str | list[str] | None, dataset: str) -> str | list[str
     if isinstance(known, list) and len(known) > 1:
         return _unique([*known, dataset])
     return known if known == [dataset] else dataset
-
-
-_ADAPTS = "base_model:adapter:"
-
-
-def _says_no_folder(tag: str) -> bool:
-    return not tag.startswith(_ADAPTS) or hub_id(tag.removeprefix(_ADAPTS)) is not None
 
 
 def _unique(items: Iterable[str]) -> list[str]:

@@ -103,10 +103,12 @@ class RunRecordMixin(_Base):
         selector, loop = self.interleaving.selector.settings, self.interleaving.settings
         resolved = {"iomt_switch_steps": loop.switch_steps, "iomt_initial_cycles": selector.initial_cycles}
         names = [item.name for item in fields(self.args) if item.name.startswith("iomt_")]
+        model = _model_name(self.model)
         return {
             "format": _FORMAT,
             "versions": _versions(),
-            "model": _model_name(self.model),
+            "model": model,
+            "model_is_folder": model is not None and os.path.isdir(model),
             "peft": hasattr(self.model, "peft_config"),
             "trainer": type(self).__name__,
             "candidates": [candidate.name for candidate in self.interleaving.optimizer.candidates],

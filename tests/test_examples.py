@@ -550,13 +550,13 @@ def test_compare_with_adamw(
 def test_the_validation_data_chooses_and_the_test_data_is_shown() -> None:
     example = load_example("13_compare_with_adamw")
     outcomes = [
-        example.Outcome("AdamW 0.001", 0, validation=0.9, test=0.6, seconds=2.0),
-        example.Outcome("AdamW 0.01", 0, validation=0.8, test=0.7, seconds=3.0),
-        example.Outcome("IOMT", 0, validation=0.7, test=0.65, seconds=4.0),
+        example.Outcome("AdamW 0.001", 0, validation=0.9, test=0.6, steps=100, seconds=2.0),
+        example.Outcome("AdamW 0.01", 0, validation=0.8, test=0.7, steps=100, seconds=3.0),
+        example.Outcome("IOMT", 0, validation=0.7, test=0.65, steps=90, seconds=4.0),
     ]
-    assert example.make_table(outcomes, ["AdamW 0.001", "AdamW 0.01"], 100).splitlines()[2:] == [
+    assert example.make_table(outcomes, ["AdamW 0.001", "AdamW 0.01"]).splitlines()[2:] == [
         "| AdamW 0.001, the best of 2 on the validation data | 90.0 | 60.0 | 2 | 200 | 5 |",
-        "| IOMT | 70.0 | 65.0 | 1 | 100 | 4 |",
+        "| IOMT | 70.0 | 65.0 | 1 | 90 | 4 |",
     ]
 
 

@@ -230,6 +230,19 @@ def test_renewing_keeps_what_others_have_written(tmp_path):
     assert metrics[0]["value"] == 0.875 and table(part(text, "Evaluation")) == [["Accuracy", "0.875"]]
 
 
+def test_a_relative_folder_is_no_id_on_the_hub_where_it_is_not(tmp_path):
+    record = {**RECORD, "model": "models/minilm", "model_is_folder": True}
+    adapter = {**ADAPTER, "base_model_name_or_path": "models/minilm"}
+    folder = write_run(tmp_path / "run", iomt_run=record, adapter=adapter)
+    tags = "tags:\n- base_model:adapter:models/minilm\nbase_model: models/minilm"
+    (folder / "README.md").write_text(f"---\n{tags}\n---\n", encoding="utf-8")
+    write_model_card(folder)
+    text, metadata = assert_valid(folder)
+    assert "`minilm`, from a local folder" in text and "base_model" not in metadata and metadata["tags"] == ["iomt"]
+    write_model_card(folder, CardDetails(base_model="org/minilm"))
+    assert assert_valid(folder)[1]["tags"] == ["base_model:adapter:org/minilm", "iomt"]
+
+
 def test_results_of_others_keep_their_task_and_data(tmp_path):
     folder = write_run(tmp_path / "run")
     (folder / "README.md").write_text(

@@ -42,7 +42,8 @@ def test_says_what_the_run_was(whole):
     trainer, path = whole
     record = read(path)
     assert list(record) == [
-        *("format", "versions", "model", "peft", "trainer", "candidates", "settings", "arguments", "seconds", "steps")
+        *("format", "versions", "model", "model_is_folder", "peft", "trainer", "candidates", "settings", "arguments"),
+        *("seconds", "steps"),
     ]
     assert (record["format"], record["trainer"], record["peft"], record["model"]) == (1, "IOMTTrainer", True, None)
     assert record["candidates"] == ["adamw:lr=0.01", "sgdm:lr=0.1", "sgd:lr=0.01"]
@@ -222,7 +223,7 @@ def test_the_name_of_the_model_that_was_loaded(tmp_path):
     trainer = make(tmp_path / "run", model, max_steps=4)
     trainer.train()
     record = read(tmp_path / "run")
-    assert record["model"] == str(tmp_path / "base") and record["peft"] is False
+    assert record["model"] == str(tmp_path / "base") and record["model_is_folder"] and record["peft"] is False
 
 
 class TestChangedArguments:
