@@ -27,6 +27,10 @@ class Contender:
         """The setting that validation picks on an experiment, `None` where none of them was run."""
         return tuned(self.methods, runs, metric_of(runs))
 
+    def is_complete(self, runs: Runs) -> bool:
+        """Whether all of its settings were run on an experiment: else it was tuned less than its name says."""
+        return all(name in runs for name in self.methods)
+
 
 def _starting(prefix: str) -> tuple[str, ...]:
     return tuple(name for name in METHODS if name.startswith(prefix))
@@ -80,6 +84,8 @@ CONTENDERS: tuple[Contender, ...] = (
     Contender("control: paper preset, cyclical switching", ("iomt paper, cyclical",), "control"),
 )
 
+# No method learns anything there: what is compared is chance.
+UNLEARNED = ("rte_minilm_lora", "wnli_minilm_lora")
 # What the target of an experiment is taken from: the best of these, tuned.
 SINGLES: tuple[str, ...] = tuple(dict.fromkeys(GROUPS["singles"] + GROUPS["grid"]))
 # Families with their learning rates, for the curves over the learning rate and for the paper's tables.

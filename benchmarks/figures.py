@@ -10,7 +10,7 @@ from typing import Any
 
 import matplotlib
 
-from .contenders import CONTENDERS, DEFAULT, FAMILIES, Contender
+from .contenders import CONTENDERS, DEFAULT, FAMILIES, UNLEARNED, Contender
 from .protocol import PROFILE_RATIOS, SCALE, Runs, metric_of, performance_profile, values
 
 matplotlib.use("Agg")
@@ -92,7 +92,8 @@ def draw_learning_rates(experiments: Mapping[str, Runs], path: Path) -> None:
     styles = {
         family: (colour, marker)
         for family, colour, marker in zip(
-            ("sgd", "sgdm", "adagrad", "rmsprop", "adam", "adamw"),
+            # AdamW without weight decay, as here, is Adam.
+            ("sgd", "sgdm", "adagrad", "rmsprop", "nadam", "adamw"),
             (SKY, BLUE, ORANGE, PINK, GREEN, BLACK),
             "sDv^oP",
             strict=True,
@@ -130,10 +131,11 @@ def draw_profile(times: Mapping[str, Mapping[str, float]], path: Path) -> bool:
     """
     Share of the tasks, of those that all were run on, on which one is at most so much slower than the fastest.
 
-    With too few such tasks it would tell nothing: it is not drawn then, and `False` is returned.
+    Tasks where nothing is learned are left out: chance reaches their targets. With too few others it would tell
+    nothing: it is not drawn then, and `False` is returned.
     """
     chosen = {title: times[title] for title in _IN_PROFILE if title in times}
-    common = set.intersection(*(set(found) for found in chosen.values())) if chosen else set()
+    common = set.intersection(*(set(found) for found in chosen.values())) - set(UNLEARNED) if chosen else set()
     if len(common) < _LEAST_TASKS:
         return False
     profile = performance_profile(
@@ -145,7 +147,7 @@ def draw_profile(times: Mapping[str, Mapping[str, float]], path: Path) -> bool:
     for (title, shares), colour, line in zip(profile.items(), colours, lines, strict=False):
         axes.step(PROFILE_RATIOS, 100 * shares, where="post", color=colour, linestyle=line, linewidth=2, label=title)
     axes.set_xlabel(f"times slower to the target than the fastest of them, {len(common)} tasks")
-    axes.set_ylabel("tasks, %")
+    axes.set_ylabel("tasks whose target was reached, %")
     axes.set_ylim(-3, 103)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)

@@ -59,7 +59,7 @@ def figure_7b(experiments: Mapping[str, Runs], path: Path) -> bool:
 
 
 def figure_8(experiments: Mapping[str, Runs], path: Path) -> bool:
-    """Training loss and validation accuracy over the steps, mean over the seeds."""
+    """Training loss and validation accuracy over the steps, mean over the seeds, each between its evaluations."""
     chosen = {
         name: runs for name, runs in experiments.items() if name.endswith("_full") and metric_of(runs) == "accuracy"
     }
@@ -74,7 +74,7 @@ def figure_8(experiments: Mapping[str, Runs], path: Path) -> bool:
             if method is None or method not in runs:
                 continue
             for row, key in enumerate(("train_loss", "accuracy")):
-                steps, means = _mean_curve(runs[method], key)
+                steps, means = mean_curve(runs[method], key)
                 panels[row][column].plot(steps, means, color=colour, label=title, linewidth=1 + (colour == RED))
         panels[0][column].set_title(name, fontsize=10)
         panels[0][column].set_yscale("log")
@@ -89,14 +89,14 @@ def figure_8(experiments: Mapping[str, Runs], path: Path) -> bool:
     return True
 
 
-def _mean_curve(runs: Mapping[int, Any], key: str) -> tuple[list[int], list[float]]:
-    found: dict[int, list[float]] = {}
-    for run in runs.values():
-        for point in run["curve"]:
-            if point.get(key) is not None:
-                found.setdefault(point["step"], []).append(point[key])
-    steps = sorted(found)
-    return steps, [statistics.mean(found[step]) for step in steps]
+def mean_curve(runs: Mapping[int, Any], key: str) -> tuple[list[int], list[float]]:
+    """A metric in the mean over the seeds, at the steps of all their evaluations, between which it is interpolated."""
+    # A range test shifts the evaluations, by another number of steps in each run.
+    curves = [[(p["step"], p[key]) for p in run["curve"] if p.get(key) is not None] for run in runs.values()]
+    curves = [curve for curve in curves if curve]
+    first, last = max(curve[0][0] for curve in curves), min(curve[-1][0] for curve in curves)
+    steps = sorted({step for curve in curves for step, _ in curve if first <= step <= last})
+    return steps, np.mean([np.interp(steps, *zip(*curve, strict=True)) for curve in curves], axis=0).tolist()
 
 
 def figure_9(experiments: Mapping[str, Runs], path: Path) -> bool:
@@ -109,20 +109,17 @@ def figure_9(experiments: Mapping[str, Runs], path: Path) -> bool:
     for panel, case in zip(panels.flat, cases, strict=True):
         seed = min(runs[case])
         run = runs[case][seed]
+        # The range test comes before the first step of the history.
+        before = run["steps"] - run["history"][-1]["last_step"]
         for record in run["history"]:
+            start, end = record["first_step"] - 1 + before, record["last_step"] + before
             family, _, rest = record["candidate"].partition(":lr=")
             colour = BLUE if family == "sgdm" else ORANGE
-            panel.axvspan(
-                record["first_step"] - 1,
-                record["last_step"],
-                color=colour,
-                alpha=0.45 if rest.startswith("0.01") else 0.2,
-                linewidth=0,
-            )
+            panel.axvspan(start, end, color=colour, alpha=0.45 if rest.startswith("0.01") else 0.2, linewidth=0)
             # A tick where a cycle ends.
-            panel.axvline(record["last_step"], 0, 0.03, color=BLACK, linewidth=0.8)
+            panel.axvline(end, 0, 0.03, color=BLACK, linewidth=0.8)
             if record["phase"] == "race":
-                panel.axvspan(record["first_step"] - 1, record["last_step"], fill=False, hatch="///", linewidth=0)
+                panel.axvspan(start, end, fill=False, hatch="///", linewidth=0)
         for name, style in (("sgdm:lr=0.01", "-"), ("sgd:lr=0.01", "--"), ("sgdm:lr=0.001", "-."), (case, "-")):
             if name in runs and seed in runs[name]:
                 points = [(item["step"], item["train_loss"]) for item in runs[name][seed]["curve"]]
@@ -149,7 +146,9 @@ def figure_10(experiments: Mapping[str, Runs], path: Path) -> bool:
         return False
     parts: dict[str, Sequence[tuple[str, str]]] = {
         "start": [("weighted", "iomt paper"), ("uniform", "iomt paper, uniform start")],
-        "n_ini": [(str(count), f"iomt paper, n_ini {count}") for count in (5, 10, 20, 40)],
+        "n_ini, at most a sixth of the cycles": [
+            (str(count), f"iomt paper, n_ini {count}") for count in (5, 10, 20, 40)
+        ],
         "τ": [(str(steps), f"iomt paper, τ {steps}") for steps in (5, 10, 25, 50)],
         "components": [(str(count), f"iomt paper, {count} components") for count in (1, 2, 4, 8)],
     }

@@ -69,6 +69,10 @@ def paired_difference(
     """
     Mean of `ones − others` over the seeds that both have, and its 95 % interval by the bootstrap.
 
+    What is drawn deviates from the mean by √(n / (n - 1)) times as much as the n differences do, so that the variance
+    of a drawn mean is without bias. Still, of normal differences such an interval covers the mean in 82 % of the cases
+    with three seeds, in 88 % with five, and in 94 % where it is over 19 experiments of five.
+
     With fewer than three seeds there is no interval: both ends are NaN. Where a run has diverged all three are.
     """
     return mean_paired_difference([(ones, others)], seed)
@@ -92,7 +96,8 @@ def mean_paired_difference(
     if min(map(len, parts)) < 3:
         return mean, math.nan, math.nan
     generator = np.random.default_rng(seed)
-    draws = [generator.choice(part, (_RESAMPLES, len(part))).mean(axis=1) for part in parts]
+    wider = [part.mean() + (part - part.mean()) * math.sqrt(len(part) / (len(part) - 1)) for part in parts]
+    draws = [generator.choice(part, (_RESAMPLES, len(part))).mean(axis=1) for part in wider]
     low, high = np.quantile(np.mean(draws, axis=0), [0.025, 0.975])
     return mean, float(low), float(high)
 

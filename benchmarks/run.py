@@ -16,11 +16,13 @@ import os
 import re
 import sys
 import traceback
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 from hf_iomt.json_files import write_json
 from hf_iomt.optim import PRESETS
+from hf_iomt.training_args import PRESET_SETTINGS, IOMTTrainingArguments
 
 from .experiment import TIERS, Experiment, load_tier
 from .methods import METHODS, expand
@@ -54,9 +56,22 @@ def describe(experiment: Experiment, name: str, seed: int) -> dict[str, Any]:
         # What the default stands for may change; a result of another one is not this one's.
         specification["default_candidates"] = PRESETS["auto"]
     described = {"configuration": settings, "specification": specification}
+    if METHODS[name].kind == "iomt":
+        described["defaults"] = _defaults(METHODS[name].settings.get("iomt_preset", "default"))
     # As it comes back from a file: tuples are lists there.
     plain: dict[str, Any] = json.loads(json.dumps(described))
     return {"experiment": experiment.name, "method": name, "seed": seed, **plain}
+
+
+def _defaults(preset: str) -> dict[str, Any]:
+    """What the settings of IOMT are that a method does not name."""
+    named = {
+        item.name: item.default if item.default_factory is MISSING else item.default_factory()
+        for item in fields(IOMTTrainingArguments)
+        if item.name.startswith("iomt_")
+    }
+    preset_settings = PRESET_SETTINGS[preset]
+    return {**named, **preset_settings, "iomt_candidates": PRESETS[preset_settings["iomt_candidates"]]}
 
 
 def is_finished(path: Path, described: dict[str, Any]) -> bool:
@@ -64,7 +79,8 @@ def is_finished(path: Path, described: dict[str, Any]) -> bool:
     if not path.exists():
         return False
     found = json.loads(path.read_text())
-    return all(found.get(item) == value for item, value in described.items())
+    # The first results did not write the defaults down.
+    return all(found.get(item, value if item == "defaults" else None) == value for item, value in described.items())
 
 
 def run_one(experiment: Experiment, name: str, seed: int, path: Path, command: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
-from .contenders import CONTENDERS, DEFAULT, FAMILIES, SINGLES, Contender
+from .contenders import CONTENDERS, DEFAULT, FAMILIES, SINGLES, UNLEARNED, Contender
 from .methods import GROUPS
 from .protocol import (
     SCALE,
@@ -102,25 +102,37 @@ def experiment_target(runs: Runs) -> float | None:
 
 
 def leads(experiments: Mapping[str, Runs]) -> str:
-    """Default IOMT's lead over each contender, one column for each experiment, and the mean over those of accuracy."""
+    """
+    Default IOMT's lead over each contender, one column for each experiment.
+
+    Before them come means over those of accuracy: where all settings of the contender were run, the same without those
+    where nothing is learned, and where only some were run, which are marked by a ° among the experiments.
+    """
     names = [name for name, runs in experiments.items() if DEFAULT.methods[0] in runs]
     rows = []
     for contender in CONTENDERS[1:]:
         cells = [_lead(experiments[name], contender) for name in names]
         if any(cell != "–" for cell in cells):
-            rows.append([contender.title, _mean_lead(experiments, names, contender), *cells])
-    return markdown(["default IOMT against", "accuracy, mean (experiments)", *names], rows)
+            complete = [name for name in names if contender.is_complete(experiments[name])]
+            groups = (
+                complete,
+                [name for name in complete if name not in UNLEARNED],
+                [name for name in names if name not in complete],
+            )
+            means = [_mean_lead([experiments[name] for name in group], contender) for group in groups]
+            rows.append([contender.title, *means, *cells])
+    heads = ["accuracy, mean (experiments)", "of these, where something is learned", "with some of its settings only"]
+    return markdown(["default IOMT against", *heads, *names], rows)
 
 
-def _mean_lead(experiments: Mapping[str, Runs], names: Sequence[str], contender: Contender) -> str:
+def _mean_lead(experiments: Sequence[Runs], contender: Contender) -> str:
     found = []
-    for runs in (experiments[name] for name in names if metric_of(experiments[name]) == "accuracy"):
+    for runs in (runs for runs in experiments if metric_of(runs) == "accuracy"):
         name = contender.pick(runs)
         if name is not None:
             ours, theirs = (values(runs[item], "test", "accuracy") for item in (DEFAULT.methods[0], name))
-            found.append(paired_difference(ours, theirs))
-    leads = [100 * item[0] for item in found if item is not None]
-    return f"{statistics.fmean(leads):+.2f} ({len(leads)})" if leads else "–"
+            found.append((ours, theirs))
+    return f"{_with_interval(mean_paired_difference(found), 'accuracy')} ({len(found)})" if found else "–"
 
 
 def _lead(runs: Runs, contender: Contender) -> str:
@@ -128,11 +140,15 @@ def _lead(runs: Runs, contender: Contender) -> str:
     name = contender.pick(runs)
     if name is None:
         return "–"
-    return difference(values(runs[DEFAULT.methods[0]], "test", metric), values(runs[name], "test", metric), metric)
+    ours, theirs = (values(runs[item], "test", metric) for item in (DEFAULT.methods[0], name))
+    return difference(ours, theirs, metric) + ("" if contender.is_complete(runs) else "°")
 
 
 def switching(experiments: Mapping[str, Runs]) -> str:
-    """The surrogate's lead in accuracy over other ways to switch, in the mean over the experiments."""
+    """
+    The surrogate's lead in accuracy over other ways to switch, in the mean over the experiments, and what that mean is
+    without the experiment that counts most in it; and on how many the surrogate is ahead, level and behind.
+    """
     rows = []
     for title, surrogate, alone in (
         ("nothing set", "iomt default", "iomt range test, alone"),
@@ -144,14 +160,26 @@ def switching(experiments: Mapping[str, Runs]) -> str:
             ("cyclical", f"{surrogate}, cyclical"),
             ("the first after the race, alone", alone),
         ):
-            found = [
-                (values(runs[surrogate], "test", "accuracy"), values(runs[other], "test", "accuracy"))
-                for runs in experiments.values()
+            found = {
+                name: (values(runs[surrogate], "test", "accuracy"), values(runs[other], "test", "accuracy"))
+                for name, runs in experiments.items()
                 if metric_of(runs) == "accuracy" and surrogate in runs and other in runs
-            ]
+            }
             if found:
-                rows.append([title, way, str(len(found)), _with_interval(mean_paired_difference(found), "accuracy")])
-    return markdown(["candidates", "against", "experiments", "accuracy"], rows) if rows else "No results."
+                rows.append([title, way, str(len(found)), *_leads_over_experiments(found)])
+    heads = ["candidates", "against", "experiments", "accuracy", "without the one that counts most", "+ / = / -"]
+    return markdown(heads, rows) if rows else "No results."
+
+
+def _leads_over_experiments(found: Mapping[str, tuple[Mapping[int, float], Mapping[int, float]]]) -> list[str]:
+    means = {name: paired_difference(*pair) for name, pair in found.items()}
+    leads = {name: mean[0] for name, mean in means.items() if mean is not None and math.isfinite(mean[0])}
+    whole = _with_interval(mean_paired_difference(list(found.values())), "accuracy")
+    signs = [sum(lead > 0 for lead in leads.values()), sum(lead == 0 for lead in leads.values())]
+    counts = " / ".join(map(str, [*signs, len(leads) - sum(signs)]))
+    largest = max(leads, key=lambda name: abs(leads[name]), default=None)
+    rest = [pair for name, pair in found.items() if name != largest]
+    return [whole, f"{largest}: {_with_interval(mean_paired_difference(rest), 'accuracy')}" if rest else "–", counts]
 
 
 def hindsight(experiments: Mapping[str, Runs]) -> str:

@@ -48,13 +48,25 @@ def test_differences_are_paired_by_seed():
     # The same difference for each seed leaves no doubt, however much the seeds differ.
     assert paired_difference(ones, others) == pytest.approx((0.5, 0.5, 0.5))
     mean, low, high = paired_difference({0: 0.0, 1: 1.0, 2: 2.0}, {0: 0.0, 1: 0.0, 2: 0.0})
-    # Of 27 equally likely samples one has the mean 0 and one the mean 2: more than 2.5 % each.
-    assert (mean, low, high) == pytest.approx((1.0, 0.0, 2.0))
+    # Of 27 equally likely samples one has the least and one the largest value only: more than 2.5 % each. These lie
+    # further out than 0 and 2, as the deviation of three values is larger than the root of their mean square.
+    assert (mean, low, high) == pytest.approx((1.0, 1 - 1.5**0.5, 1 + 1.5**0.5))
     assert math.isnan(paired_difference({0: 1.0, 1: 1.0}, {0: 0.0, 1: 0.0})[1])
     assert paired_difference({0: 1.0}, {1: 1.0}) is None
     # A run that has diverged is not left out.
     assert all(map(math.isnan, paired_difference({0: 1.0, 1: math.nan}, {0: 0.0, 1: 0.0})))
     assert math.isnan(values({0: run(0.1, test=None)}, "test", "accuracy")[0])
+
+
+def test_intervals_are_as_wide_as_the_standard_error_says():
+    draw = np.random.default_rng(0)
+    ones = dict(enumerate(draw.normal(size=200)))
+    mean, low, high = paired_difference(ones, dict.fromkeys(ones, 0.0))
+    error = np.std(list(ones.values()), ddof=1) / math.sqrt(200)
+    assert (low, high) == pytest.approx((mean - 1.96 * error, mean + 1.96 * error), abs=0.1 * error)
+    few = dict(enumerate(draw.normal(size=4)))
+    draws = [paired_difference(few, dict.fromkeys(few, 0.0), seed)[2] for seed in range(3)]
+    assert np.mean(draws) - np.mean(list(few.values())) > 1.5 * np.std(list(few.values())) / 2
 
 
 def test_experiments_count_as_much_however_many_seeds_they_have():

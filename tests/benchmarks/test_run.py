@@ -80,6 +80,15 @@ def test_finished_results_are_not_run_again(results, capsys):
     assert {path: path.stat().st_mtime_ns for path in results.rglob("*.json")} == before
     main(["--methods", *METHODS, "iomt grid, random", "--seeds", "1", "--results", str(results), "--list"])
     assert capsys.readouterr().out == "digits_smoke: iomt grid, random, seed 1\n"
+    # One of other defaults neither; what does not say them was made before they were written down.
+    path = next(results.glob("runs/smoke/*/iomt_default-0.json"))
+    whole = path.read_text()
+    for changed, pending in (({"defaults": {}}, True), ({}, False)):
+        found = {name: value for name, value in json.loads(whole).items() if name != "defaults"}
+        path.write_text(json.dumps({**found, **changed}))
+        main(["--methods", *METHODS, "--results", str(results), "--list"])
+        assert bool(capsys.readouterr().out) == pending
+    path.write_text(whole)
     # One of another configuration is no result of this one.
     path = next(results.glob("runs/smoke/*/adam_lr_0.001-0.json"))
     whole = path.read_text()

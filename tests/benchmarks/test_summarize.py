@@ -9,11 +9,11 @@ import pytest
 
 from benchmarks.experiment import load_tier
 from benchmarks.methods import GROUPS, expand
-from benchmarks.paper_figures import PAPER_FIGURES
+from benchmarks.paper_figures import PAPER_FIGURES, mean_curve
 from benchmarks.paper_tables import PAPER_TABLES
 from benchmarks.protocol import group
 from benchmarks.summarize import summarize
-from benchmarks.tables import comparison, experiment_target, hindsight, learning_rates, switching
+from benchmarks.tables import comparison, experiment_target, hindsight, leads, learning_rates, switching
 
 
 def invented(experiment, name, seed):
@@ -37,6 +37,7 @@ def invented(experiment, name, seed):
         "test": metrics,
         "seconds": {"total": 3.0, "assessment": 0.1},
         "processor_seconds": 3.0,
+        "steps": 30,
         "curve": points,
         "history": [
             record,
@@ -124,6 +125,37 @@ def test_hindsight_knows_the_test_metric_and_other_seeds_know_less():
     assert rows["best of the 15 by the test metric of the other seeds"] == ["-23.33 (1)", "-23.33 |"]
 
 
+def test_means_of_leads_are_over_what_was_tuned_and_where_something_is_learned():
+    def runs(**numbers):
+        made = {"configuration": {"metric": "accuracy"}}
+        return {
+            name: {seed: {**made, "test": {"accuracy": value}, "validation": {"accuracy": value}} for seed in range(3)}
+            for name, value in numbers.items()
+        }
+
+    grid = dict.fromkeys(GROUPS["grid"], 0.5)
+    experiments = {
+        "a": runs(**grid, **{"iomt default": 0.6}),
+        "rte_minilm_lora": runs(**grid, **{"iomt default": 0.9}),
+        # Two of the grid alone.
+        "b": runs(**{name: 0.5 for name in GROUPS["grid"][:2]}, **{"iomt default": 0.4}),
+    }
+    rows = {line.split(" | ")[0]: line.strip("|").split(" | ") for line in leads(experiments).splitlines()}
+    cells = [cell.partition(" [")[0].strip() for cell in rows["| best of the paper's grid (15 runs)"][1:]]
+    assert cells == ["+25.00", "+10.00", "-10.00", "+10.00", "+40.00", "-10.00"]
+    counts = [cell.rpartition(" ")[2] for cell in rows["| best of the paper's grid (15 runs)"][1:4]]
+    assert counts == ["(2)", "(1)", "(1)"] and "°" in rows["| best of the paper's grid (15 runs)"][-1]
+
+
+def test_curves_of_runs_with_other_evaluations_are_averaged_at_the_same_steps():
+    runs = {
+        0: {"curve": [{"step": 10, "accuracy": 0.0}, {"step": 20, "accuracy": 1.0}]},
+        1: {"curve": [{"step": 12, "accuracy": 0.2}, {"step": 22, "accuracy": 0.2}]},
+    }
+    steps, means = mean_curve(runs, "accuracy")
+    assert steps == [12, 20] and means == pytest.approx([0.2, 0.6])
+
+
 def test_the_lead_of_the_surrogate_is_the_mean_over_experiments():
     def runs(metric, numbers):
         made = {"configuration": {"metric": metric}}
@@ -140,5 +172,8 @@ def test_the_lead_of_the_surrogate_is_the_mean_over_experiments():
         "d": runs("perplexity", {"iomt grid": (9.0, 9.0), "iomt grid, random": (1.0, 1.0)}),
     }
     (row,) = switching(experiments).splitlines()[2:]
-    assert row.startswith("| the paper's 15 candidates | random | 2 | +7.50")
+    cells = row.strip("| ").split(" | ")
+    assert cells[:3] == ["the paper's 15 candidates", "random", "2"] and cells[3].startswith("+7.50")
+    # Without a, which counts most, nothing is left of it.
+    assert cells[4].startswith("a: +0.00") and cells[5] == "1 / 1 / 0"
     assert switching({"c": experiments["c"]}) == "No results."
