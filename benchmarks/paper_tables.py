@@ -41,6 +41,18 @@ def _seconds(runs: Runs, name: str) -> str:
     return f"{total:.1f}" + (f" ({assessed:.1f})" if assessed else "")
 
 
+def _as_the_base(runs: Runs, name: str) -> str:
+    """In how many runs an ablation ends as what it is an ablation of: no decision was another one there."""
+    base = name.partition(",")[0]
+    if name == base or base not in runs:
+        return ""
+    same = [runs[name][seed]["test"] == runs[base][seed]["test"] for seed in runs[name] if seed in runs[base]]
+    return f"{sum(same)} of {len(same)}"
+
+
+_ABLATED = {"train": _train, "test": _test, "seconds": _seconds, "runs as those of the base": _as_the_base}
+
+
 def _chosen(experiments: Mapping[str, Runs], ending: str, only: tuple[str, ...] = ()) -> dict[str, Runs]:
     return {name: runs for name, runs in experiments.items() if name.endswith(ending) and (not only or name in only)}
 
@@ -112,14 +124,14 @@ _SWITCHING = {
 def table_7(experiments: Mapping[str, Runs]) -> str:
     """Table 7: ways to switch, with the same 15 candidates."""
     chosen = _chosen(experiments, "", ("usps_resnet18_full", "digits_cnn"))
-    return rows_of(_SWITCHING, chosen, {"train": _train, "test": _test, "seconds": _seconds})
+    return rows_of(_SWITCHING, chosen, _ABLATED)
 
 
 def table_9(experiments: Mapping[str, Runs]) -> str:
     """Table 9: random and cyclical switching on another model."""
     rows = {title: _SWITCHING[title] for title in _SWITCHING if "without" not in title}
     chosen = _chosen(experiments, "", ("usps_mobilenet_full",))
-    return rows_of(rows, chosen, {"train": _train, "test": _test, "seconds": _seconds})
+    return rows_of(rows, chosen, _ABLATED)
 
 
 def table_10(experiments: Mapping[str, Runs]) -> str:
@@ -135,7 +147,7 @@ def table_10(experiments: Mapping[str, Runs]) -> str:
         )
     }
     chosen = _chosen(experiments, "", ("usps_resnet18_full", "digits_cnn"))
-    return rows_of(rows, chosen, {"train": _train, "test": _test, "seconds": _seconds})
+    return rows_of(rows, chosen, _ABLATED)
 
 
 PAPER_TABLES = {
