@@ -150,7 +150,8 @@ class IOMTTrainingArguments(TrainingArguments):
             Switch step τ: optimizer steps of a cycle, or below 1 a share of an epoch. Both presets: 25.
         iomt_initial_cycles (`int`, *optional*):
             Cycles n_ini drawn by Eq. 3 before the surrogate decides. Default preset: 0, because a race has shown what
-            each candidate does, or the first of the list is trusted most; paper: 20.
+            each candidate does, or the first of the list is trusted most; paper: 20. At most a sixth of the cycles of
+            the run.
         iomt_initial_sampling (`str`, *optional*, defaults to `"weighted"`):
             `"weighted"` (Eq. 3) or `"uniform"`.
         iomt_min_weight (`float`, *optional*, defaults to 0.1):
