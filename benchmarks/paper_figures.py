@@ -96,7 +96,8 @@ def mean_curve(runs: Mapping[int, Any], key: str) -> tuple[list[int], list[float
     curves = [curve for curve in curves if curve]
     first, last = max(curve[0][0] for curve in curves), min(curve[-1][0] for curve in curves)
     steps = sorted({step for curve in curves for step, _ in curve if first <= step <= last})
-    return steps, np.mean([np.interp(steps, *zip(*curve, strict=True)) for curve in curves], axis=0).tolist()
+    means = [np.interp(steps, [step for step, _ in curve], [value for _, value in curve]) for curve in curves]
+    return steps, np.mean(means, axis=0).tolist()
 
 
 def figure_9(experiments: Mapping[str, Runs], path: Path) -> bool:

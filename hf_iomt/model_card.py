@@ -164,7 +164,8 @@ def find_task(name: str) -> str | None:
     # Imported only for those, because it takes a second.
     from transformers.modelcard import TASK_MAPPING
 
-    return next((task for task in _TASKS_BY_CLASS if name in TASK_MAPPING[task].values()), None)
+    classes = cast(dict[str, dict[str, str]], TASK_MAPPING)
+    return next((task for task in _TASKS_BY_CLASS if name in classes[task].values()), None)
 
 
 def _infer_task(adapter: dict[str, Any], config: dict[str, Any]) -> str | None:
