@@ -21,7 +21,7 @@ from torch.utils.data import Subset
 from .attributes import replaced
 from .generators import preserved_generators
 from .running_metrics import kept_metrics
-from .samples import is_stream
+from .samples import gives_batches, is_stream, read
 from .source_head import CheckpointHead
 from .transferability import (
     DISTRIBUTION_METRICS,
@@ -119,12 +119,13 @@ class Assessment:
 
     def _data(self) -> Any:
         """The samples to read: random ones, or the first of a stream."""
-        split = self._args.iomt_transferability_split
+        split, loader = self._args.iomt_transferability_split, None
         if split == "train":
             # A trainer may make its own data loader.
             loader = self._trainer.callback_handler.train_dataloader
-            own = self._trainer.train_dataset
-            data: Any = getattr(loader, "dataset", None) if own is None else own
+            data: Any = self._trainer.train_dataset
+            if data is None and not gives_batches(loader):
+                data = loader.dataset
         else:
             data = self._trainer.eval_dataset
         if isinstance(data, dict):
@@ -136,7 +137,9 @@ class Assessment:
             )
         if data is None:
             raise ValueError("there is no `train_dataset`")
-        return take_samples(data, self._samples, self._args.seed)
+        if loader is None and is_stream(data):
+            loader = self._trainer.get_test_dataloader(data)
+        return take_samples(data, self._samples, self._args.seed, loader)
 
     def _evaluate(self) -> dict[str, float]:
         """Run the evaluation loop; gives what `evaluate` would return, without times."""
@@ -253,7 +256,7 @@ class Assessment:
         return self._collector
 
 
-def take_samples(data: Any, count: int, seed: int) -> Any:
+def take_samples(data: Any, count: int, seed: int, loader: Any = None) -> Any:
     """
     A random part of a data set, or the first rows of a stream; the same on every process.
 
@@ -261,9 +264,10 @@ def take_samples(data: Any, count: int, seed: int) -> Any:
         data (`Dataset` or `IterableDataset`): The data.
         count (`int`): How many rows to take; fewer where there are fewer.
         seed (`int`): Seed of the draw.
+        loader (`DataLoader`, *optional*): Has workers if a stream is to be read in one.
     """
     if is_stream(data):
-        return list(itertools.islice(data, count))
+        return list(itertools.islice(read(data, loader, seed), count))
     if len(data) <= count:
         return data
     rows = np.sort(np.random.default_rng(seed).permutation(len(data))[:count]).tolist()
@@ -281,5 +285,7 @@ def _kept_modes(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
+        # Modules may have merged weights in `eval()`, which they part in `train()` only.
+        model.train(modes[0][1])
         for module, training in modes:
             module.training = training

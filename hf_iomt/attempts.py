@@ -19,19 +19,30 @@ else:
 
 class AttemptsMixin(_Base):
     """
-    Undoes what a run that failed was trying out before the next one begins.
+    Undoes what a run that fails was trying out.
 
-    Trainer goes on from the weights and the optimizer of the attempt before. An entrant of a race, or a cycle that has
-    not been judged, may have ruined both.
+    The next one goes on from its weights and its optimizer. An entrant of a race, or a cycle that has not been judged,
+    may have ruined both.
     """
 
     interleaving: Interleaving | None
     _tried = False
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train as Trainer does; a run that fails is undone at once, and one before it needs no memory any more."""
+        self.interleaving = None
+        try:
+            return super().train(*args, **kwargs)
+        except BaseException:
+            # Not when the next run begins: what is loaded into the model until then must stay.
+            self.abandon()
+            raise
+
     def abandon(self) -> None:
         """Go back to where the race or the cycle that was on began; nothing where none was."""
         if self.interleaving is not None:
             self.interleaving.finish(judge=False)
+            self.interleaving.release()
 
     @contextmanager
     def keeping_batch_size(self, what: str, way_out: str) -> Iterator[None]:

@@ -82,6 +82,7 @@ class InterleavingCallback(TrainerCallback):
         """Leave the model in its best known state, unless Trainer has loaded its best checkpoint and so ended it."""
         if self._trainer.interleaving is not None:
             self._trainer.interleaving.finish()
+            self._trainer.interleaving.release()
         self._trainer.end_record()
 
     def on_evaluate(

@@ -159,6 +159,11 @@ class Guard:
         """Somebody else has put other parameters in place of those that the cycle led to: there is nothing to undo."""
         self._restarted, self._start, self._best = True, None, None
 
+    def release(self) -> None:
+        """Let go of the copies of the parameters: nothing is undone any more."""
+        self._start = self._best = None
+        self._tail.reset()
+
     def judge_unfinished(self) -> bool:
         """Undo a cycle that training stops in, or after, where the probe, which must be there for it, shows damage."""
         if self.rolled_back or self._probe is None:

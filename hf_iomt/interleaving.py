@@ -119,11 +119,6 @@ class Interleaving:
         self._overflow = OverflowWatch(tensors, self._reduce, scaler)
 
     @property
-    def racing(self) -> bool:
-        """Whether the race is still to be run or on."""
-        return self._plan is not None
-
-    @property
     def history(self) -> list[dict[str, Any]]:
         """One dictionary per cycle, see [`~selection.CycleRecord`]."""
         return as_dictionaries(self.records)
@@ -180,8 +175,9 @@ class Interleaving:
         if self._overfitting is not None and state["overfitting"] is not None:
             self._overfitting.load_state_dict(state["overfitting"])
         race = state["race"]
-        self._plan = None if race is None else RacePlan(**{name: tuple(item) for name, item in race["plan"].items()})
-        self._race = None if self._plan is None else self._make_race(self._plan, race)
+        if race is not None:
+            plan = RacePlan(**{name: tuple(item) for name, item in race["plan"].items()})
+            self._race = self._make_race(plan, race)
 
     def after_backward(self, loss: torch.Tensor) -> None:
         """
@@ -255,7 +251,7 @@ class Interleaving:
             self._settle(self._race)
         elif self._race is not None:
             self._race.settle(judge=False)
-            self._race = self._plan = None
+            self._race = None
         elif self._running and self._cycle_steps > 0:
             # The losses do not show yet what its last step did; the probe does.
             self._mark(self._guard.judge_unfinished() if judge else self._guard.undo(confirm=False))
@@ -267,6 +263,15 @@ class Interleaving:
             self.records[-1].seconds += self._now() - began
             if judge:
                 log_end(self._step - 1, self.records)
+
+    def release(self) -> None:
+        """
+        Let go of the copies of the parameters, once nothing is to be saved any more: a checkpoint of the last step
+        holds those that a longer run may go back to.
+        """
+        self._guard.release()
+        if self._overfitting is not None:
+            self._overfitting.release()
 
     def metrics(self) -> dict[str, float]:
         """The present decision as numbers, for loggers."""
@@ -321,7 +326,9 @@ class Interleaving:
         elif self.settings.score == "losses":
             # The one moment of a cycle that waits for the device. The last loss after overfitting is of other weights.
             losses = self._read_losses()
-            result = score(losses[:-1] if self.records[-1].overfitted else losses, self.settings.alpha)
+            losses = losses[:-1] if self.records[-1].overfitted else losses
+            # What a cycle of one step did is not known then.
+            result = score(losses, self.settings.alpha) if len(losses) > 1 else 0.0
         else:
             result = score([standing.accepted, standing.cycle_end], self.settings.alpha)
         self._guard.accept()
@@ -379,7 +386,7 @@ class Interleaving:
         for branch in finalists:
             result = score([race.origin_loss, branch.loss], self.settings.alpha)
             self.selector.observe(branch.candidate, self._state, result)
-        self._race = self._plan = None
+        self._race = None
         names = "; ".join(self.optimizer.candidates[branch.candidate].name for branch in finalists)
         none = "all candidates from where it began, because every entrant did damage"
         logger.info("The race is over after %d steps; going on with %s.", self._step - 1, names or none)

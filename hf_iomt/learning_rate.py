@@ -60,6 +60,8 @@ if TYPE_CHECKING:
 
         def plan_again(self) -> None: ...
 
+        def _run_folder(self) -> str: ...
+
 else:
     _Base = object
 
@@ -115,7 +117,7 @@ class LearningRateMixin(_Base):
             self.log(numbers)
         # Also where there is nothing to leave out: an attempt that failed may have left another plan.
         self.plan_again()
-        self.save_range_test(str(self.args.output_dir))
+        self.save_range_test(self._run_folder())
 
     def plan_range_test(self, max_steps: int) -> int:
         """
@@ -288,8 +290,9 @@ class LearningRateMixin(_Base):
         return step
 
     def _clip(self, parameters: list[nn.Parameter]) -> torch.Tensor:
-        limit = self._gradient_scale * (self.args.max_grad_norm or math.inf)
-        return torch.nn.utils.clip_grad_norm_(parameters, limit)
+        # As in Trainer, what is not above 0 clips nothing.
+        limit = self.args.max_grad_norm if self.args.max_grad_norm > 0 else math.inf
+        return torch.nn.utils.clip_grad_norm_(parameters, self._gradient_scale * limit)
 
     @property
     def _gradient_scale(self) -> float:

@@ -144,6 +144,10 @@ class OverfittingWatch:
         loss = float(losses.mean())
         return (loss if math.isfinite(loss) else None), overfitted
 
+    def release(self) -> None:
+        """Let go of the best parameters: they do not come back any more."""
+        self._best = None
+
     def _overfits(self, step: int, losses: NDArray[np.float64], training_loss: float) -> bool:
         loss = float(losses.mean())
         if loss < self.best_loss:

@@ -122,6 +122,8 @@ class _Evaluating:
             module.train()
 
     def __exit__(self, *_: object) -> None:
+        # Modules may have merged weights in `eval()`, which they part in `train()` only.
+        self._model.train(self._modes[0][1])
         for buffer, value in self._saved:
             buffer.copy_(value)
         for module, training in self._modes:

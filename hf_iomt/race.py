@@ -253,10 +253,14 @@ class Race:
         self._average.reset()
 
     def _take_over(self, branch: Branch) -> None:
-        self._optimizer.activate(branch.candidate)
+        optimizer = self._optimizer
+        optimizer.activate(branch.candidate)
         state = None if branch.family_state is None else branch.family_state.take()
         branch.family_state = None
-        self._optimizer.restore_family(self._optimizer.active.family, state, copy=False)
+        optimizer.restore_family(optimizer.active.family, state)
+        if state is not None:
+            # Another candidate of the family may have stepped since, with other slots.
+            optimizer.last_used[optimizer.active.family] = branch.candidate
 
     def _keep(self, branch: Branch) -> None:
         storage = self._optimizer.storage

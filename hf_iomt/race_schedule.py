@@ -60,6 +60,12 @@ class RaceScheduleMixin(_Base):
             raise ValueError(describe_schedule(self.args, steps) + f": {error}") from error
         return scheduler
 
+    def plan_for(self, steps: int) -> None:
+        """Plan the race of so many steps, where a `create_scheduler` of somebody else's has not."""
+        if self.steps_planned != steps:
+            self.steps_planned = steps
+            self.race_plan = self._plan_race()
+
     def plan_again(self) -> None:
         """Plan for the candidates that the range test has left: Trainer asks for a scheduler before the test."""
         before = self.steps_raced

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 # Of TRL, and of sentence-transformers, whose losses may return their parts.
-_NAMES = ("_metrics", "accum_loss_components")
+_NAMES = ("_metrics", "_total_train_tokens", "accum_loss_components")
 
 
 @contextmanager

@@ -83,7 +83,9 @@ def measure_strides(
         return math.sqrt(total / moving)
 
     active, used, last = optimizer.active_index, dict(optimizer.last_used), optimizer.last_learning_rate
-    optimizer.ignore_schedule = True
+    damping = optimizer.damping
+    # Of a training before, perhaps: what is measured are the candidates' own rates.
+    optimizer.ignore_schedule, optimizer.damping = True, 1.0
     strides = [0.0] * len(optimizer.candidates)
     try:
         for alike in _groups(optimizer.candidates):
@@ -97,7 +99,7 @@ def measure_strides(
                 stride = found / rate * optimizer.candidates[index].learning_rate
                 strides[index] = stride if math.isfinite(stride) else math.inf
     finally:
-        optimizer.ignore_schedule = False
+        optimizer.ignore_schedule, optimizer.damping = False, damping
         optimizer.activate(active)
         optimizer.last_used, optimizer.last_learning_rate = used, last
     return strides

@@ -36,6 +36,7 @@ from .run_record import RunRecordMixin
 from .search import SearchMixin
 from .selection import ParameterProjection, Selector, select_parameters
 from .shards import reshard, unpack
+from .step_loss import StepLossMixin
 from .trainer_families import find_family, spare_embeddings
 from .training_args import IOMTTrainingArguments
 from .transferability import TRANSFERABILITY_NAME, Transferability
@@ -65,6 +66,7 @@ class IOMTTrainerMixin(
     PublishingMixin,
     RunRecordMixin,
     SearchMixin,
+    StepLossMixin,
     _Base,
 ):
     """
@@ -81,7 +83,7 @@ class IOMTTrainerMixin(
       `train` resumes from whole ones only;
     - the history and a record of the run are written beside Trainer's own state;
     - the model card tells how the optimizers were chosen, and a push to the Hub that fails loses nothing;
-    - what an attempt that failed was trying out is undone before the next one;
+    - what a run that fails was trying out is undone at once;
     - `log` adds the decisions, and reports the learning rate that was really used;
     - a callback judges a cycle at its end.
 
@@ -95,7 +97,8 @@ class IOMTTrainerMixin(
 
     Raises:
         TypeError: `args` are not [`IOMTTrainingArguments`].
-        ValueError: An optimizer is passed as well, or a distributed backend other than DDP and FSDP2 is configured.
+        ValueError: An optimizer or a scheduler is passed as well, or a distributed backend other than DDP and FSDP2 is
+            configured.
     """
 
     args: IOMTTrainingArguments
@@ -111,7 +114,13 @@ class IOMTTrainerMixin(
         if self.optimizer is not None or self.optimizer_cls_and_kwargs is not None:
             raise ValueError(
                 f"{type(self).__name__} chooses the optimizer itself: pass no optimizer, and say in `iomt_candidates` "
-                "what it may choose from. A scheduler can be passed as `optimizers=(None, scheduler)`."
+                "what it may choose from."
+            )
+        if self.lr_scheduler is not None:
+            raise ValueError(
+                f"{type(self).__name__} makes the optimizer itself, so a {type(self.lr_scheduler).__name__} that is "
+                "passed belongs to another one, and would have no effect. Set it afterwards, as in "
+                "`trainer.lr_scheduler = LambdaLR(trainer.create_optimizer(), ...)`."
             )
         refuse_unsupported_backends(self)
         self.interleaving: Interleaving | None = None
@@ -119,7 +128,6 @@ class IOMTTrainerMixin(
         self.memory_need: MemoryNeed | None = None
         self._assessment: Assessment | None = None
         self._restored: dict[str, Any] | None = None
-        self._sums_losses = False
         add_callbacks(self)
 
     @property
@@ -128,15 +136,20 @@ class IOMTTrainerMixin(
         return self.interleaving.history if self.interleaving is not None else []
 
     @property
-    def _devices(self) -> int:
-        """Devices whose losses Trainer takes to be parts of a sum."""
-        return self.args.world_size * max(1, self.args.n_gpu) if self.args.average_tokens_across_devices else 1
-
-    @property
     def interleaved_optimizer(self) -> InterleavedOptimizer:
-        """The optimizer without Accelerate's wrapper."""
+        """
+        The optimizer without Accelerate's wrapper.
+
+        Raises:
+            TypeError: It is another one, or there is none yet.
+        """
         optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
-        assert isinstance(optimizer, InterleavedOptimizer)
+        if not isinstance(optimizer, InterleavedOptimizer):
+            raise TypeError(
+                "The optimizer must be the InterleavedOptimizer that `create_optimizer` makes, but got "
+                f"{type(optimizer).__name__}. In a `create_optimizer` of your own call `super().create_optimizer()`, "
+                "and say in `iomt_candidates` what it may choose from."
+            )
         return optimizer
 
     def trained_module(self) -> nn.Module:
@@ -145,8 +158,7 @@ class IOMTTrainerMixin(
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train as Trainer does; of the checkpoints that a kill left behind only whole ones are resumed."""
-        self._restored, self.range_test = None, None
-        self.abandon()
+        self._restored, self.range_test, self.steps_planned = None, None, 0
         check_train_dataset(self.train_dataset)
         return super().train(find_checkpoint(resume_from_checkpoint, str(self.args.output_dir)), *args, **kwargs)
 
@@ -181,23 +193,6 @@ class IOMTTrainerMixin(
             for group in optimizer.param_groups:
                 group["decay"] = any(id(parameter) in decayed for parameter in group["params"])
         return cast(torch.optim.Optimizer, self.optimizer)
-
-    def training_step(
-        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
-    ) -> torch.Tensor:
-        """Train on one batch as Trainer does, and pass the loss of the optimizer step on."""
-        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
-        if self.interleaving is not None:
-            # Trainer scales the loss of each batch so that those of one optimizer step add up to their mean, unless it
-            # wrongly takes the model to have done so: then the sum over batches, or the mean over devices, which it
-            # multiplies by their number, would not compare with the probe.
-            self._step_loss = loss if self._step_loss is None else self._step_loss + loss
-            if self.accelerator.sync_gradients:
-                if self._sums_losses and num_items_in_batch is not None:
-                    self._step_loss = self._step_loss / (self.current_gradient_accumulation_steps * self._devices)
-                self.interleaving.after_backward(self._step_loss)
-                self._step_loss = None
-        return loss
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
@@ -243,6 +238,7 @@ class IOMTTrainerMixin(
     def begin_interleaving(self) -> None:
         """Set up the loop of Algorithm 1 for the run that begins; the callback calls it."""
         args, optimizer, max_steps = self.args, self.interleaved_optimizer, self.state.max_steps
+        self.plan_for(max_steps)
         alone = len(optimizer.candidates) == 1
         restored, self._restored = self._restored, None
         if self.state.global_step > 0 and restored is None:
@@ -310,10 +306,7 @@ class IOMTTrainerMixin(
             scheduler=self.lr_scheduler,
             first_step=self.state.global_step + 1,
         )
-        self._step_loss = None
-        scaled_by_model = self.loss_is_scaled_for_ga is None and self.model_accepts_loss_kwargs
-        summing = args.gradient_accumulation_steps * self._devices > 1 and not alone
-        self._sums_losses = scaled_by_model and summing and not probe.counts_items()
+        self.begin_losses(None if alone else probe)
         if restored is None:
             self.interleaving.begin()
         else:
@@ -336,7 +329,7 @@ class IOMTTrainerMixin(
             self.log({f"iomt/transferability/{name}": part for name, part in self.transferability.parts.items()})
         assert self.transferability is not None
         logger.info("Transferability: %s", self.transferability)
-        self._save_transferability(str(args.output_dir))
+        self._save_transferability(self._run_folder())
         return self.transferability.weight
 
     def _save_transferability(self, folder: str) -> None:

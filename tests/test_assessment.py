@@ -651,6 +651,20 @@ class TestTraces:
         assert trainer.compute_metrics is accuracy and trainer.callback_handler.eval_dataloader is None
         assert not any(module._forward_hooks or module._forward_pre_hooks for module in trainer.model.modules())
 
+    def test_modules_that_change_with_their_mode_change_back(self, tmp_path):
+        class Merging(nn.Dropout):
+            merged = False
+
+            def train(self, mode=True):
+                self.merged = not mode
+                return super().train(mode)
+
+        trainer = make(tmp_path)
+        trainer.model.dropout = Merging(0.1)
+        trainer.model.train()
+        trainer.assess_transferability()
+        assert trainer.model.dropout.training and not trainer.model.dropout.merged
+
     def test_later_evaluations_see_their_own_data(self, tmp_path):
         trainer = make(
             tmp_path,

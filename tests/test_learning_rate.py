@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import math
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from hf_iomt.optim import PRESETS, parse_candidates, scale_rates
 from hf_iomt.probe import Probe
 from hf_iomt.race_plan import FINALISTS
 from hf_iomt.range_test import RANGE_TEST_NAME, RangeTest
+from hf_iomt.transferability import TRANSFERABILITY_NAME
 
 # A tiny adapter has a range test of all steps and gradients from 107 steps on, and none below 67.
 STEPS = 150
@@ -214,6 +216,39 @@ def test_it_leaves_the_generators_as_they_were(tmp_path):
     make(tmp_path / "one", callbacks=[tested]).train()
     make(tmp_path / "two", iomt_candidates="adamw:lr=1e-3|3e-3; sgd:lr=0.01", callbacks=[plain]).train()
     assert torch.equal(tested.generator, plain.generator)
+
+
+@pytest.mark.parametrize("norm", [-1.0, math.nan])
+def test_a_norm_that_is_not_above_0_clips_nothing(tmp_path, norm):
+    found = []
+    for max_grad_norm in (0.0, norm):
+        trainer = make(tmp_path, callbacks=[Stop(1)], max_grad_norm=max_grad_norm)
+        trainer.train()
+        found.append(trainer.range_test.losses)
+    assert found[0] == found[1]
+
+
+def test_in_a_search_it_is_written_for_each_trial(tmp_path):
+    pytest.importorskip("optuna")
+    args = IOMTTrainingArguments(
+        **tiny.quiet(tmp_path, max_steps=STEPS, iomt_candidates=RELATIVE, iomt_transferability="0.5")
+    )
+    trainer = IOMTTrainer(
+        None,
+        args,
+        train_dataset=tiny.Texts(),
+        eval_dataset=tiny.Texts(16),
+        model_init=lambda: tiny.lora(),
+        callbacks=[Stop(1)],
+    )
+    trainer.hyperparameter_search(
+        hp_space=lambda trial: {"iomt_switch_steps": trial.suggest_categorical("iomt_switch_steps", [4])},
+        n_trials=1,
+        direction="minimize",
+        backend="optuna",
+    )
+    for name in (RANGE_TEST_NAME, TRANSFERABILITY_NAME):
+        assert (tmp_path / "run-0" / name).exists() and not (tmp_path / name).exists()
 
 
 def test_a_resumed_run_keeps_the_rates(tmp_path):

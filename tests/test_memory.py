@@ -54,7 +54,7 @@ class Counting(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         self.count()
-        if self.race_only and not self.trainer.interleaving.racing:
+        if self.race_only and not self.trainer.interleaved_optimizer.ignore_schedule:
             control.should_training_stop = True
 
 

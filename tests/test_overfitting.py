@@ -264,6 +264,13 @@ class TestTraining:
         assert overfitted(trainer)
         assert trainer.iomt_history[-1]["last_step"] == STEPS
 
+    def test_after_a_cycle_of_one_step(self, tmp_path):
+        """The one loss that is left tells nothing of it."""
+        trainer = make(tmp_path, iomt_score="losses", iomt_rollback=False, iomt_switch_steps=1)
+        trainer.train()
+        assert {record["score"] for record in overfitted(trainer)} == {0.0}
+        assert trainer.iomt_history[-1]["last_step"] == STEPS
+
     def test_what_can_be_learned_is_left_alone(self, tmp_path):
         trainer = make(tmp_path, tiny.Texts(256), tiny.Texts(128, seed=1))
         trainer.train()

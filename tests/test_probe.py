@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 
+from hf_iomt import IOMTTrainer, IOMTTrainingArguments
 from hf_iomt.probe import Probe
 from hf_iomt.samples import _split, draw_groups
 
@@ -259,6 +260,79 @@ class TestTraces:
         trainer = make_trainer(tiny.bert(), tiny.Texts())
         Probe(trainer, 8)()
         assert all(parameter.grad is None for parameter in trainer.model.parameters())
+
+
+def eighths(seed, *shape):
+    """Numbers that are multiplied and added without rounding."""
+    return torch.randint(-8, 8, shape, generator=torch.Generator().manual_seed(seed)) / 8
+
+
+class Merging(nn.Linear):
+    """An adapter that `eval()` adds to a frozen weight, and `train()` takes out again, as some libraries do."""
+
+    def __init__(self):
+        super().__init__(4, 4, bias=False)
+        self.weight = nn.Parameter(eighths(0, 4, 4), requires_grad=False)
+        self.a, self.b = nn.Parameter(eighths(1, 2, 4)), nn.Parameter(eighths(2, 4, 2))
+        self.merged = False
+
+    def train(self, mode=True):
+        super().train(mode)
+        if self.merged == mode:
+            self.weight.data += (-1 if mode else 1) * (self.b @ self.a).detach()
+            self.merged = not mode
+        return self
+
+    def forward(self, x, labels=None):
+        outputs = nn.functional.linear(x, self.weight if self.merged else self.weight + self.b @ self.a)
+        return {"loss": (outputs.sum(1) - labels).square().mean()}
+
+
+class Containing(nn.Module):
+    """Such an adapter as a part of a model."""
+
+    def __init__(self):
+        super().__init__()
+        self.part, self.dropout = Merging(), nn.Dropout()
+
+    def forward(self, x, labels=None):
+        return self.part(x, labels)
+
+
+class TestMergedWeights:
+    def rows(self):
+        rows = Rows(8)
+        rows.x = torch.cat([rows.x, rows.x[:, :1]], 1)
+        return rows
+
+    def test_they_are_taken_apart_before_parameters_are_exchanged(self):
+        model, rows = Containing(), self.rows()
+        probe = Probe(make_trainer(model, rows), 8)
+        for seed in (3, 4):
+            with torch.no_grad():
+                expected = float(model(rows.x, rows.labels)["loss"])
+                assert probe()[0] == pytest.approx(expected, rel=1e-5)
+                assert torch.equal(model.part.weight, eighths(0, 4, 4)) and not model.part.merged
+                model.part.b.copy_(eighths(seed, 4, 2))
+
+    def test_models_in_evaluation_stay_merged(self):
+        model = Containing()
+        trainer = make_trainer(model, self.rows())
+        model.eval()
+        model.dropout.train()
+        merged = model.part.weight.clone()
+        Probe(trainer, 8)()
+        assert [module.training for module in model.modules()] == [False, False, True]
+        assert torch.equal(model.part.weight, merged) and model.part.merged
+
+    def test_a_run_keeps_what_is_frozen(self, tmp_path):
+        model, candidates = Containing(), "adam:lr=1e-2; sgd:lr=1e-1"
+        args = IOMTTrainingArguments(**tiny.quiet(tmp_path, iomt_candidates=candidates, iomt_score="probe"))
+        IOMTTrainer(model, args, train_dataset=self.rows()).train()
+        model.train()
+        assert not torch.allclose(model.part.b, eighths(2, 4, 2), atol=0.05)
+        # But for rounding.
+        assert torch.allclose(model.part.weight, eighths(0, 4, 4), atol=1e-5)
 
 
 class Parts(nn.Module):

@@ -254,7 +254,7 @@ class TestSettling:
         for index in reversed(finalists):
             kept[optimizer.candidates[index].family] = runs[index][1]
         for family in {candidate.family for candidate in optimizer.candidates}:
-            state = optimizer.family_state(family)
+            state = optimizer.release_family(family)
             if family not in kept:
                 assert state is None
                 continue
@@ -264,6 +264,22 @@ class TestSettling:
             for slots, others in zip(found, expected, strict=True):
                 others = {key: value for key, value in others.items() if value is not None}
                 assert all(torch.equal(slots[key], value) for key, value in others.items())
+
+    @pytest.mark.parametrize(
+        "text",
+        ["rmsprop:lr=0.01,momentum=0|0.9", "rmsprop:lr=0.01,centered=false|true", "adam:lr=0.01,amsgrad=false|true"],
+    )
+    def test_a_familys_state_is_that_of_the_finalist_it_came_from(self, text):
+        """Whoever of the family made the last step of the race may have had other slots."""
+        problem, optimizer, race = start(text, RacePlan((0, 1), (3,), (2,)))
+        drive(problem, optimizer, race)
+        first = race.finalists[0].candidate
+        race.settle()
+        (family,) = optimizer.families
+        assert optimizer.families_in_use() == {family: first}
+        optimizer.activate(1 - first)
+        problem.step(optimizer)
+        assert optimizer.families_in_use() == {family: 1 - first}
 
     def test_where_all_did_damage_the_origin_comes_back(self):
         problem = Problem(normalised=True)
@@ -278,7 +294,7 @@ class TestSettling:
         race.settle()
         assert equal(problem.values(), origin)
         assert optimizer.ignore_schedule is False
-        assert all(optimizer.family_state(family) is None for family in ("sgd", "adam", "sgdm", "rmsprop", "adagrad"))
+        assert not optimizer.families_in_use()
 
     def test_running_statistics_and_their_counters_are_those_of_what_was_chosen(self):
         problem, optimizer, race = start("adam:lr=0.05; sgd:lr=1e6", RacePlan((0, 1), (4,), (2,)), normalised=True)

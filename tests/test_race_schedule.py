@@ -25,18 +25,17 @@ class Multipliers(TrainerCallback):
         self.scheduler = lr_scheduler
 
 
-def train(path, schedulers=(None, None), **settings):
+def make(path, cls=IOMTTrainer, **settings):
     seen = Multipliers()
     settings = {"max_steps": STEPS, "iomt_transferability": "off", **settings}
     args = IOMTTrainingArguments(**tiny.quiet(path, **settings))
-    trainer = IOMTTrainer(tiny.lora(), args, train_dataset=tiny.Texts(), callbacks=[seen], optimizers=schedulers)
-    trainer.train()
-    return trainer, seen
+    return cls(tiny.lora(), args, train_dataset=tiny.Texts(), callbacks=[seen]), seen
 
 
 @pytest.mark.parametrize("candidates, races", [(TWO, False), (FOUR, True)])
 def test_a_schedule_covers_the_steps_after_the_race_of_those_that_stay(tmp_path, candidates, races):
-    trainer, seen = train(tmp_path, iomt_candidates=candidates, lr_scheduler_type="linear", warmup_steps=10)
+    trainer, seen = make(tmp_path, iomt_candidates=candidates, lr_scheduler_type="linear", warmup_steps=10)
+    trainer.train()
     raced = trainer.steps_raced
     assert (raced > 0) == races and raced == sum(
         record["last_step"] - record["first_step"] + 1 for record in trainer.iomt_history if record["phase"] == "race"
@@ -49,12 +48,39 @@ def test_a_schedule_covers_the_steps_after_the_race_of_those_that_stay(tmp_path,
 
 def test_a_schedule_of_the_user_stays(tmp_path):
     """It has been built for an optimizer of the user's trainer, which is made before the test."""
-    args = IOMTTrainingArguments(
-        **tiny.quiet(tmp_path, max_steps=STEPS, iomt_transferability="off", iomt_candidates=TWO)
-    )
-    trainer = IOMTTrainer(tiny.lora(), args, train_dataset=tiny.Texts(), callbacks=[Multipliers()])
+    trainer, seen = make(tmp_path, iomt_candidates=TWO, logging_strategy="steps", logging_steps=STEPS)
     scheduler = torch.optim.lr_scheduler.LambdaLR(trainer.create_optimizer(), lambda step: 0.5)
     trainer.lr_scheduler = scheduler
     trainer.train()
     assert trainer.lr_scheduler is scheduler and trainer.race_plan is None
     assert trainer.range_test.strides[0] == pytest.approx(1e-3, rel=0.01)
+    assert set(seen.values) == {0.5}
+    logged = next(entry for entry in trainer.state.log_history if "learning_rate" in entry)
+    assert logged["learning_rate"] == pytest.approx(0.5 * trainer.interleaved_optimizer.active.learning_rate)
+
+
+class Own(IOMTTrainer):
+    """Builds its schedule itself, which Trainer allows."""
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        if self.lr_scheduler is None:
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+                self.optimizer if optimizer is None else optimizer, lambda step: 1 - step / num_training_steps
+            )
+        return self.lr_scheduler
+
+
+@pytest.mark.parametrize("steps", [60, STEPS])
+def test_a_trainer_that_builds_its_schedule_itself_races(tmp_path, steps):
+    trainer, seen = make(tmp_path, Own, iomt_candidates=FOUR, max_steps=steps)
+    trainer.train()
+    raced = trainer.steps_raced
+    assert raced == sum(
+        record["last_step"] - record["first_step"] + 1 for record in trainer.iomt_history if record["phase"] == "race"
+    )
+    assert raced > 0
+    # It begins after the race.
+    assert seen.values[raced:] == pytest.approx([1 - step / steps for step in range(steps - raced)])
+    trainer.args.iomt_race_steps = 0
+    trainer.train()
+    assert {record["phase"] for record in trainer.iomt_history} == {"surrogate"}

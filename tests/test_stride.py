@@ -58,6 +58,13 @@ def test_a_schedule_that_begins_at_0_does_not_count_and_the_multipliers_of_group
     assert optimizer.param_groups[0]["lr"] == 0 and schedule.last_epoch == 0
 
 
+def test_damping_of_a_training_before_does_not_count():
+    _, optimizer = make("adamw:lr=0.003; sgd:lr=0.01; adagrad:lr=0.1")
+    expected = measure_strides(optimizer)
+    optimizer.damping = 1 / 9
+    assert measure_strides(optimizer) == expected and optimizer.damping == 1 / 9
+
+
 def test_everything_is_afterwards_as_it_was():
     parameters, optimizer = make("adam:lr=0.1; sgdm:lr=0.1,momentum=0.9; rmsprop:lr=0.1")
     optimizer.activate(1)

@@ -344,6 +344,20 @@ class TestOptimizers:
         )
         assert steps == [2.0] * taken and taken > 0
 
+    @pytest.mark.parametrize("seed", [0, 1])
+    def test_candidates_of_one_family_with_other_slots(self, tmp_path, seed):
+        trainer = make(
+            tmp_path,
+            iomt_candidates="rmsprop:lr=1e-3,momentum=0|0.9",
+            # With these seeds the first or the second comes first after the race.
+            iomt_selection="random",
+            iomt_switch_steps=4,
+            seed=seed,
+        )
+        trainer.train()
+        history = check_history(trainer, 40)
+        assert history[0]["phase"] == "race" and len({record["candidate"] for record in history[2:]}) == 2
+
 
 class TestSchedulesAndData:
     @pytest.mark.parametrize(
@@ -440,7 +454,7 @@ class TestStoppingAndResuming:
         trainer.train()
         assert trainer.state.global_step == steps
         check_history(trainer, steps)
-        assert not trainer.interleaving.racing and not trainer.interleaved_optimizer.ignore_schedule
+        assert not trainer.interleaved_optimizer.ignore_schedule
         assert tiny.loss_of(trainer.model) < tiny.loss_of(tiny.bert(dropout=0.0)) * 1.05
         assert json.loads((tmp_path / "iomt_history.json").read_text()) == trainer.iomt_history
 
@@ -453,7 +467,8 @@ class TestStoppingAndResuming:
             max_steps=100,
         )
         trainer.train()
-        assert trainer.iomt_history[-1]["candidate"].startswith("sgd") and not trainer.interleaving.racing
+        assert trainer.iomt_history[-1]["candidate"].startswith("sgd")
+        assert not trainer.interleaved_optimizer.ignore_schedule
         assert tiny.loss_of(trainer.model) < tiny.loss_of(tiny.bert(dropout=0.0)) * 1.05
 
     def test_one_candidate_resumes_to_the_bit(self, tmp_path):
@@ -521,6 +536,24 @@ class TestRefusals:
         args = IOMTTrainingArguments(**tiny.quiet(tmp_path))
         with pytest.raises(ValueError, match=r"chooses the optimizer itself: pass no optimizer.*`iomt_candidates`"):
             IOMTTrainer(model, args, train_dataset=tiny.Texts(), **{way: given})
+
+    def test_a_scheduler(self, tmp_path):
+        model = tiny.bert()
+        scheduler = torch.optim.lr_scheduler.LambdaLR(torch.optim.SGD(model.parameters(), lr=1.0), lambda step: 0.5)
+        args = IOMTTrainingArguments(**tiny.quiet(tmp_path))
+        message = r"a LambdaLR that is passed belongs to another one.*`trainer.lr_scheduler = LambdaLR\(trainer\."
+        with pytest.raises(ValueError, match=message):
+            IOMTTrainer(model, args, train_dataset=tiny.Texts(), optimizers=(None, scheduler))
+
+    def test_another_optimizer_in_a_subclass(self, tmp_path):
+        class Own(IOMTTrainer):
+            def create_optimizer(self, model=None):
+                self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3)
+                return self.optimizer
+
+        trainer = make(tmp_path, cls=Own)
+        with pytest.raises(TypeError, match=r"must be the InterleavedOptimizer.*got AdamW.*`super\(\)"):
+            trainer.train()
 
     def test_nothing_to_train(self, tmp_path):
         trainer = make(tmp_path, tiny.bert().requires_grad_(False))

@@ -13,7 +13,7 @@ import tiny
 import torch
 from test_checkpoint import kill
 from tiny_language import adapter, language_model, preferences, texts
-from transformers import HfArgumentParser, LlamaForSequenceClassification
+from transformers import HfArgumentParser, LlamaForSequenceClassification, TrainerCallback
 
 trl = pytest.importorskip("trl")
 
@@ -234,6 +234,24 @@ def test_logs_are_those_of_training_and_evaluation_alone(tmp_path, name):
     assert len(plain) == len(probed) == 4 and {"num_tokens", "loss"} <= set(plain[0])
     for first, second in zip(plain, probed, strict=True):
         assert first == pytest.approx(second, rel=1e-4, abs=1e-4)
+
+
+class StopAtOnce(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = True
+
+
+def test_tokens_of_the_range_test_are_not_counted(tmp_path):
+    settings = {"max_steps": 150, "logging_strategy": "steps", "logging_steps": 1, "iomt_race_steps": 0}
+
+    def count(candidates):
+        trainer = make_sft(tmp_path, [StopAtOnce()], iomt_candidates=candidates, **settings)
+        trainer.train()
+        return trainer, next(entry["num_tokens"] for entry in trainer.state.log_history if "num_tokens" in entry)
+
+    (tested, after), (plain, without) = count("adamw:lr=1x|3x"), count("adamw:lr=0.01|0.03")
+    assert tested.range_test is not None and plain.range_test is None
+    assert after == without > 0
 
 
 @pytest.mark.parametrize(

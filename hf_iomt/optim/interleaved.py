@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 
 from .candidates import Candidate, parse_candidates
 from .families import Family, get_family
-from .slots import SEPARATOR, Slots, clone, extract, load, place
+from .slots import SEPARATOR, Slots, extract, load, place
 from .snapshot import Snapshot
 from .storage import IN_PLACE, Kept, Storage
 
@@ -154,38 +154,34 @@ class InterleavedOptimizer(torch.optim.Optimizer):
         self._inner.pop(family, None)
         self._idle.pop(family, None)
 
-    def family_state(self, family: str) -> dict[str, Any] | None:
+    def release_family(self, family: str) -> dict[str, Any] | None:
         """
-        Copy a family's state.
+        Hand a family's state over, without a copy; the family forgets it.
 
         Returns:
             `dict` with `"state"` (slots by the parameter's number, as in `state_dict`) and `"groups"` (entries of the
             inner groups without the parameters), or `None` where the family has not been used.
         """
-        inner = self._inner.get(family)
-        return None if inner is None else cast(dict[str, Any], clone(self._packed(family, inner)))
-
-    def release_family(self, family: str) -> dict[str, Any] | None:
-        """Hand a family's state over, without a copy, as `family_state` returns it; the family forgets it."""
         self._fetch(family)
         inner = self._inner.get(family)
-        state = None if inner is None else self._packed(family, inner)
         self.reset_family(family)
-        return state
+        if inner is None:
+            return None
+        groups = [{key: value for key, value in group.items() if key != "params"} for group in inner.param_groups]
+        return {"state": self._numbered(inner), "groups": groups}
 
-    def restore_family(self, family: str, state: Mapping[str, Any] | None, copy: bool = True) -> None:
-        """Put back what `family_state` or `release_family` returned; without a copy the caller gives it away."""
+    def restore_family(self, family: str, state: Mapping[str, Any] | None) -> None:
+        """Put back what `release_family` returned: the caller gives it away."""
         self.reset_family(family)
         if state is None:
             return
-        state = clone(dict(state)) if copy else state
         inner = self._family_optimizer(family)
         inner.state = self._by_parameter(state["state"])
         for group, saved in zip(inner.param_groups, state["groups"], strict=True):
             group.update(saved)
 
     def place_family(self, family: str, state: Mapping[str, Any]) -> dict[str, Any]:
-        """What `family_state` returned in another process, its slots on the devices that the family's class wants."""
+        """What `release_family` returned in another process, slots on the devices that the family's class wants."""
         return place(self._build(self._first(family)), state)
 
     def families_in_use(self) -> dict[str, int]:
@@ -361,15 +357,6 @@ class InterleavedOptimizer(torch.optim.Optimizer):
     def _fetch(self, family: str) -> None:
         if family in self._idle:
             self._inner[family].state = self._by_parameter(self._idle.pop(family).take())
-
-    def _packed(self, family: str, inner: torch.optim.Optimizer) -> dict[str, Any]:
-        kept = self._idle.get(family)
-        return {
-            "state": self._numbered(inner) if kept is None else kept.read(),
-            "groups": [
-                {key: value for key, value in group.items() if key != "params"} for group in inner.param_groups
-            ],
-        }
 
     def _numbered(self, inner: torch.optim.Optimizer) -> dict[int, dict[str, Any]]:
         numbers = {parameter: number for number, parameter in enumerate(self._parameters())}

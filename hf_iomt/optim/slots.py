@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
@@ -21,15 +20,6 @@ class Slots(defaultdict[torch.Tensor, dict[str, Any]]):
 
     def __bool__(self) -> bool:
         return True
-
-
-def clone(value: Any) -> Any:
-    """A deep copy of nested dictionaries, without the history of the tensors in them."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().clone()
-    if isinstance(value, dict):
-        return {key: clone(item) for key, item in value.items()}
-    return copy.deepcopy(value)
 
 
 def extract(state_dict: Mapping[str, Any], family: str) -> dict[str, Any]:

@@ -134,18 +134,14 @@ class ParameterAverage:
         tensors = self._tensors if self.count else []
         self._sums = [total.to(item.device, copy=True) for total, item in zip(state["sums"], tensors, strict=True)]
 
-    def snapshot(self) -> Snapshot:
+    @torch.no_grad()
+    def restore(self) -> None:
         """
-        The mean.
+        Write the mean into the tensors, one at a time.
 
         Raises:
             ValueError: Nothing was added.
         """
-        return Snapshot(self._tensors, list(self._means()))
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Write the mean into the tensors, one at a time; raises as `snapshot` does."""
         for tensor, mean in zip(self._tensors, self._means(), strict=True):
             local_part(tensor).copy_(mean)
 
