@@ -149,7 +149,8 @@ class TestKnownValues:
         features, labels = (item[:rows] for item in load(return_X_y=True))
         targets = indicators(labels)
         at_reference = np.mean([log_density(features, y, *fixed_point(features, y)) for y in targets.T])
-        assert at_reference == pytest.approx(exact, abs=2e-10)
+        # Where it stops depends on rounding, and so on the processor, where features have as different scales as these.
+        assert at_reference == pytest.approx(exact, abs=1e-7)
         assert 0 <= log_me(features, labels, standardize=False) - exact < gain
 
     @pytest.mark.parametrize("width, exact", [(768, -0.79), (4096, -0.75)])
