@@ -149,7 +149,7 @@ class TestKnownValues:
         features, labels = (item[:rows] for item in load(return_X_y=True))
         targets = indicators(labels)
         at_reference = np.mean([log_density(features, y, *fixed_point(features, y)) for y in targets.T])
-        # Where it stops depends on rounding, and so on the processor, if the scales of features differ as much as here.
+        # Where it stops depends on rounding, and so on the processor, if scales of features differ as here.
         assert at_reference == pytest.approx(exact, abs=1e-7)
         assert 0 <= log_me(features, labels, standardize=False) - exact < gain
 
