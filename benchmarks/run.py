@@ -16,13 +16,12 @@ import os
 import re
 import sys
 import traceback
-from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 from hf_iomt.json_files import write_json
 from hf_iomt.optim import PRESETS
-from hf_iomt.training_args import PRESET_SETTINGS, IOMTTrainingArguments
+from hf_iomt.training_args import default_settings
 
 from .experiment import TIERS, Experiment, load_tier
 from .methods import METHODS, expand
@@ -65,13 +64,8 @@ def describe(experiment: Experiment, name: str, seed: int) -> dict[str, Any]:
 
 def _defaults(preset: str) -> dict[str, Any]:
     """What the settings of IOMT are that a method does not name."""
-    named = {
-        item.name: item.default if item.default_factory is MISSING else item.default_factory()
-        for item in fields(IOMTTrainingArguments)
-        if item.name.startswith("iomt_")
-    }
-    preset_settings = PRESET_SETTINGS[preset]
-    return {**named, **preset_settings, "iomt_candidates": PRESETS[preset_settings["iomt_candidates"]]}
+    settings = default_settings(preset)
+    return {**settings, "iomt_candidates": PRESETS[settings["iomt_candidates"]]}
 
 
 def is_finished(path: Path, described: dict[str, Any]) -> bool:

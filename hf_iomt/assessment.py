@@ -7,8 +7,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import datasets
@@ -20,6 +19,7 @@ from torch.utils.data import Subset
 
 from .attributes import replaced
 from .generators import preserved_generators
+from .modes import kept_modes
 from .running_metrics import kept_metrics
 from .samples import gives_batches, is_stream, read
 from .source_head import CheckpointHead
@@ -154,7 +154,7 @@ class Assessment:
         batch_size = min(args.per_device_eval_batch_size, trainer._train_batch_size // max(1, args.n_gpu))
         with (
             preserved_generators(args.seed),
-            _kept_modes(model),
+            kept_modes(model),
             ForwardRecorder(model) as recorder,
             replaced(args, "per_device_eval_batch_size", batch_size),
             replaced(args, "dataloader_drop_last", False),
@@ -276,16 +276,3 @@ def take_samples(data: Any, count: int, seed: int, loader: Any = None) -> Any:
 
 class _NoDataError(ValueError):
     """The user asked for data that is not there."""
-
-
-@contextmanager
-def _kept_modes(model: nn.Module) -> Iterator[None]:
-    """Training or evaluation mode of each module as before."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        yield
-    finally:
-        # Modules may have merged weights in `eval()`, which they part in `train()` only.
-        model.train(modes[0][1])
-        for module, training in modes:
-            module.training = training

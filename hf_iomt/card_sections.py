@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, fields
 from typing import Any
 
 from .card_evaluation import title
 from .report import Run, candidate_shares, summarize_run
-from .training_args import PRESET_SETTINGS, IOMTTrainingArguments
+from .training_args import default_settings
 from .transferability import Transferability
 
 PAPER = "https://openreview.net/forum?id=uApm5otXfH"
@@ -70,12 +69,7 @@ def changed_settings(settings: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     Args:
         settings (`Mapping[str, Any]`): The settings of a run. `iomt_preset` says which defaults they have.
     """
-    defaults = {
-        item.name: item.default if item.default_factory is MISSING else item.default_factory()
-        for item in fields(IOMTTrainingArguments)
-        if item.name.startswith("iomt_")
-    }
-    defaults |= PRESET_SETTINGS.get(str(settings.get("iomt_preset")), {})
+    defaults = default_settings(str(settings.get("iomt_preset")))
     return {
         name: (value, defaults[name])
         for name, value in settings.items()

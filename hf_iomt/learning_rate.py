@@ -250,9 +250,7 @@ class LearningRateMixin(_Base):
         """Training batches as large as that of an optimizer step, without the samples of the probe."""
         args = self.args
         per_step = self._train_batch_size * args.gradient_accumulation_steps * args.world_size
-        while True:
-            # From the start again where a stream is short.
-            yield from draw_groups(self, per_step, per_step * count, skip=_PROBE_SAMPLES)
+        return draw_groups(self, per_step, per_step * count, skip=_PROBE_SAMPLES)
 
     def _measure_signal(self, parameters: list[nn.Parameter], batches: Iterator[Group], count: int) -> float | None:
         """Share of signal in the gradients at the present parameters."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from .generators import preserved_generators
+from .modes import kept_modes
 from .precision import widen
 from .running_metrics import kept_metrics
 from .samples import Group, count_items, draw_groups, mean_loss
@@ -48,7 +51,7 @@ class Probe:
         with (
             preserved_generators(trainer.args.seed),
             torch.no_grad(),
-            self._evaluating(),
+            _evaluating(trainer, self._loader is None),
             kept_metrics(trainer),
         ):
             self._groups = self._groups or self._draw()
@@ -62,7 +65,7 @@ class Probe:
         with (
             preserved_generators(trainer.args.seed),
             torch.no_grad(),
-            self._evaluating(),
+            _evaluating(trainer, self._loader is None),
             kept_metrics(trainer),
         ):
             self._groups = self._groups or self._draw()
@@ -85,14 +88,12 @@ class Probe:
         total = sum(count for _, count in group)
         return torch.stack([loss * (count / total) for loss, (_, count) in zip(losses, group, strict=True)]).sum()
 
-    def _evaluating(self) -> _Evaluating:
-        return _Evaluating(self._trainer, self._loader is None)
-
     def _draw(self) -> list[Group]:
         return list(draw_groups(self._trainer, self._size, self._samples, loader=self._loader))
 
 
-class _Evaluating:
+@contextmanager
+def _evaluating(trainer: Trainer, on_training_data: bool) -> Iterator[None]:
     """
     Evaluation mode, except that on training data batch normalisation uses the batch's own statistics where it does so
     in training.
@@ -100,33 +101,24 @@ class _Evaluating:
     A few steps into training the running statistics lag far behind the parameters, and would make a sound candidate
     look broken. They are put back afterwards.
     """
-
-    def __init__(self, trainer: Trainer, on_training_data: bool) -> None:
-        self._on_training_data = on_training_data
-        self._model: nn.Module = trainer.model_wrapped
-        self._sharded = trainer.is_fsdp_enabled
-
-    def __enter__(self) -> None:
-        self._modes = [(module, module.training) for module in self._model.modules()]
-        normalising = [
-            module
-            for module, training in self._modes
-            if training
-            and self._on_training_data
-            and isinstance(module, nn.modules.batchnorm._BatchNorm)
-            and module.track_running_stats
-        ]
-        self._model.eval()
-        self._saved = [(buffer, buffer.clone()) for module in normalising for buffer in module.buffers()]
+    model: nn.Module = trainer.model_wrapped
+    normalising = [
+        module
+        for module in model.modules()
+        if module.training
+        and on_training_data
+        and isinstance(module, nn.modules.batchnorm._BatchNorm)
+        and module.track_running_stats
+    ]
+    with kept_modes(model):
+        model.eval()
+        saved = [(buffer, buffer.clone()) for module in normalising for buffer in module.buffers()]
         for module in normalising:
             module.train()
-
-    def __exit__(self, *_: object) -> None:
-        # Modules may have merged weights in `eval()`, which they part in `train()` only.
-        self._model.train(self._modes[0][1])
-        for buffer, value in self._saved:
-            buffer.copy_(value)
-        for module, training in self._modes:
-            module.training = training
-        if self._sharded:
-            reshard(self._model)
+        try:
+            yield
+        finally:
+            for buffer, value in saved:
+                buffer.copy_(value)
+            if trainer.is_fsdp_enabled:
+                reshard(model)

@@ -48,7 +48,8 @@ class StepLossMixin(_Base):
         if self.interleaving is not None:
             self._step_loss = loss if self._step_loss is None else self._step_loss + loss
             if self.accelerator.sync_gradients:
-                self.interleaving.after_backward(self._step_loss / self._excess(num_items_in_batch is not None))
+                excess = self._excess(num_items_in_batch is not None)
+                self.interleaving.after_backward(self._step_loss if excess == 1 else self._step_loss / excess)
                 self._step_loss = None
         return loss
 

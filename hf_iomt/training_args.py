@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from transformers import TrainingArguments
@@ -355,3 +355,13 @@ class IOMTTrainingArguments(TrainingArguments):
         check_transferability(self)
         check_trainer_arguments(self)
         check_candidates(self)
+
+
+def default_settings(preset: str) -> dict[str, Any]:
+    """What the settings of IOMT are where a run names none of them; of an unknown preset those that need none."""
+    defaults = {
+        item.name: item.default if item.default_factory is MISSING else item.default_factory()
+        for item in fields(IOMTTrainingArguments)
+        if item.name.startswith("iomt_")
+    }
+    return {**defaults, **PRESET_SETTINGS.get(preset, {})}
