@@ -112,7 +112,12 @@ def test_every_item_of_the_papers_page_has_code_and_a_test():
 
 
 @pytest.mark.parametrize(
-    "page", [path.relative_to(ROOT).as_posix() for path in [*DOCS.rglob("*.md"), *ROOT.glob("*.md")]]
+    "page",
+    [
+        path.relative_to(ROOT).as_posix()
+        for pages in ("*.md", "benchmarks/**/*.md", "docs/**/*.md", "examples/**/*.md", "model_cards/**/*.md")
+        for path in ROOT.glob(pages)
+    ],
 )
 def test_links_lead_somewhere(page):
     text = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
