@@ -10,6 +10,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+# Their failures show values, as those of the test files do.
+pytest.register_assert_rewrite("features", "cards", "odd", "problem", "tiny", "trainers")
 torch.set_num_threads(1)
 
 # The time of one example says nothing on a busy machine; fixed examples keep a run repeatable.

@@ -4,7 +4,7 @@ import logging
 import re
 
 import pytest
-from test_interleaving import Loop
+from loop import Loop
 
 from hf_iomt.race_plan import RacePlan
 
