@@ -5,24 +5,17 @@ from __future__ import annotations
 import math
 
 import tiny
+import trainers
+from trainers import THREE
 
-from hf_iomt import IOMTTrainer, IOMTTrainingArguments
+from hf_iomt import IOMTTrainer
 
-THREE = "adam:lr=0.01; sgdm:lr=0.05; adagrad:lr=0.02"
 FAMILIES = ("sgd", "sgdm", "nag", "asgd", "adagrad", "rmsprop", "adam", "adamw", "adamax", "nadam", "nadamw", "radam")
 FAMILIES += ("swats", "padam", "adabound")
 
 
-def make(path, model=None, cls=IOMTTrainer, data=None, callbacks=None, evaluation=None, loss=None, **settings):
-    args = IOMTTrainingArguments(**tiny.quiet(path, **{"iomt_candidates": THREE, "iomt_switch_steps": 4, **settings}))
-    return cls(
-        tiny.bert() if model is None else model,
-        args,
-        train_dataset=tiny.Texts() if data is None else data,
-        eval_dataset=evaluation,
-        callbacks=callbacks,
-        compute_loss_func=loss,
-    )
+def make(path, *parts, **others):
+    return trainers.make(path, *parts, **{"iomt_candidates": THREE, "iomt_switch_steps": 4, **others})
 
 
 def check(trainer, steps=40):

@@ -40,7 +40,7 @@ SETTINGS = {
 }
 
 
-def make(path, model=None, cls=IOMTTrainer, data=None, evaluation=None, callbacks=None, **settings):
+def make(path, model=None, cls=IOMTTrainer, data=None, evaluation=None, callbacks=None, loss=None, **settings):
     args = IOMTTrainingArguments(**tiny.quiet(path, **settings))
     return cls(
         tiny.bert() if model is None else model,
@@ -48,6 +48,7 @@ def make(path, model=None, cls=IOMTTrainer, data=None, evaluation=None, callback
         train_dataset=tiny.Texts() if data is None else data,
         eval_dataset=evaluation,
         callbacks=callbacks,
+        compute_loss_func=loss,
     )
 
 

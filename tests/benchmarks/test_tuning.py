@@ -6,12 +6,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from transformers import (
-    AutoModelForImageClassification,
-    ViTConfig,
-    ViTForImageClassification,
-    ViTImageProcessor,
-)
+from transformers import AutoModelForImageClassification, ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from benchmarks import data, models, tuning
 from benchmarks.experiment import Experiment

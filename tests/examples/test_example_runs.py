@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as PillowImage
-from scripts import EXAMPLES, ROOT, TRAINING, check_history, load_example, save_tokenizer, write_reviews
-from transformers import BertConfig, BertModel, Trainer
+from scripts import EXAMPLES, ROOT, TRAINING, check_history, load_example
+from transformers import Trainer
 
 from hf_iomt.optim import families
 
@@ -44,18 +44,15 @@ def test_deterministic_functions(tmp_path: Path) -> None:
         assert np.asarray(opened.convert("L")).std() > 1
 
 
-def test_push_to_hub(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    model, data, output = tmp_path / "model", tmp_path / "data", tmp_path / "run"
-    size = save_tokenizer(model)
-    BertModel(
-        BertConfig(vocab_size=size, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
-    ).save_pretrained(model)
-    write_reviews(data)
+def test_push_to_hub(
+    tmp_path: Path, reviews: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "run"
     with hub.serve() as served:
         hub.connect(served, monkeypatch, tmp_path / "home")
         load_example("09_push_to_hub").main(
             [
-                *(f"--model={model}", "--base_model=org/base", f"--dataset={data}", "--dataset_name=org/data"),
+                *(*reviews, "--base_model=org/base", "--dataset_name=org/data"),
                 *("--text_columns", "sentence1", "sentence2"),
                 *(f"--output_dir={output}", "--hub_model_id=tester/shared", "--hub_token=hf_x", *TRAINING),
             ]

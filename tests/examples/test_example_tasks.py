@@ -11,7 +11,7 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PillowImage
-from scripts import TRAINING, WORDS, check_history, load_example, save_tokenizer, write_reviews
+from scripts import TRAINING, WORDS, check_history, load_example, save_tokenizer
 from transformers import (
     BertConfig,
     BertModel,
@@ -24,21 +24,15 @@ from transformers import (
 )
 
 
-def test_text_classification(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model, data, output = tmp_path / "model", tmp_path / "data", tmp_path / "run"
-    size = save_tokenizer(model)
-    BertModel(
-        BertConfig(vocab_size=size, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
-    ).save_pretrained(model)
-    write_reviews(data)
+def test_text_classification(tmp_path: Path, reviews: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "run"
     # A module of the form that the Hub has, and a name that scikit-learn must stand in for.
     metric = tmp_path / "accuracy"
     metric.mkdir()
     (metric / "accuracy.py").write_text(LOCAL_METRIC)
     load_example("01_text_classification_lora").main(
         [
-            f"--model={model}",
-            f"--dataset={data}",
+            *reviews,
             f"--output_dir={output}",
             *("--metrics", str(metric), "f1"),
             *TRAINING,
